@@ -1,0 +1,1 @@
+"""The accelerator in Amaranth: bits and cycles, and nothing of models or files."""

@@ -1,0 +1,28 @@
+"""Map the folders hw, gen, host and sim_tb to the packages celosia.hw, celosia.gen, celosia.host and celosia.sim_tb.
+
+The list of packages is computed: every folder below a room belongs to the wheel, so no module can be forgotten.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOMS = ("hw", "gen", "host", "sim_tb")
+
+
+def packages() -> list[str]:
+    found = []
+    for room in ROOMS:
+        folders = [Path(room), *(p for p in Path(room).rglob("*") if p.is_dir())]
+        for folder in folders:
+            if not any(part.startswith((".", "__pycache__")) for part in folder.parts):
+                found.append("celosia." + ".".join(folder.parts))
+    return sorted(found)
+
+
+setup(
+    packages=packages(),
+    package_dir={f"celosia.{room}": room for room in ROOMS},
+    package_data={"": ["*"]},
+    exclude_package_data={"": ["*.pyc"]},
+)

@@ -1,0 +1,1 @@
+"""Simulation: cocotb benches, stream and memory models, and the compiled accelerator."""

@@ -1,0 +1,229 @@
+"""The instruction set: 64-byte descriptors, decoded by hardware and packed by software from the same structures.
+
+Every descriptor is a :class:`Header` of 96 bits and a body of 416 bits that depends on the opcode. Addresses are byte
+offsets into a window that the host opened: LOAD and MATMUL read the *model* window, ATTEND and the V sink use the *cache*
+window. Sizes counted in "words" are vector words (L elements) unless the comment says otherwise.
+
+Order and dependences
+---------------------
+Descriptors are issued in program order, each to the queue of its unit; a unit runs its queue in order. Memory reads are
+issued at decode, before anything is waited for, and their data wait in the port queues: that is the run-ahead. The body
+itself starts when, for every unit u, the number of descriptors that u has completed since the program began is at least
+``wait_u``. Waits may only name earlier descriptors. The program ends at END, which completes when all units are idle and every
+write has been answered.
+"""
+
+from amaranth.hdl import unsigned
+from amaranth.lib import data, enum
+
+__all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add", "Reduce",
+           "Sink", "Header", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
+
+ISA_VERSION = 1
+DESCRIPTOR_BYTES = 64
+
+
+class Opcode(enum.Enum, shape=unsigned(8)):
+    END = 0
+    LOAD = 1     # memory -> parameter scratch P
+    MATMUL = 2   # weights from memory x activations -> drain stream
+    VECTOR = 3   # one pass of the vector unit
+    ATTEND = 4   # one KV head: cached positions from memory, the chunk's own from fabric -> attention stream
+
+
+class Index(enum.Enum, shape=unsigned(2)):
+    """What selects the row that LOAD reads."""
+    NONE = 0      # one row, for all tokens
+    TOKEN = 1     # a row a token lane t: token_id[t]
+    POSITION = 2  # a row a token lane t: first_position + t
+
+
+class Tokens(enum.Enum, shape=unsigned(1)):
+    """Which token lanes a descriptor works on."""
+    ALL = 0   # lanes 0 .. n_tokens - 1
+    LAST = 1  # lane n_tokens - 1 alone (as activation lane 0 of the matmul engine)
+
+
+class Source(enum.Enum, shape=unsigned(2)):
+    """Where the stream of elements ``a`` comes from."""
+    X = 0       # scratch X at x_base + t * x_stride + i
+    P = 1       # scratch P at p_base + t * p_stride + i
+    MATMUL = 2  # drain stream of the matmul engine, int32 made binary32
+    ATTEND = 3  # attention stream, int32 made binary32
+
+
+class Mul1(enum.Enum, shape=unsigned(3)):
+    """m1 = a * this."""
+    ONE = 0
+    SCALAR = 1  # scalar register mul1_scalar of the token
+    IMM = 2     # imm0
+    STREAM = 3  # scale that travels with the attention stream
+    P = 4       # P word (RoPE: cosine/sine word, see Add.ROPE)
+
+
+class Mul2(enum.Enum, shape=unsigned(2)):
+    """m2 = m1 * this."""
+    ONE = 0
+    P = 1       # P word
+    IMM = 2     # imm1
+    ROPE = 3    # m2 is the cross product of the pair instead (see Add.ROPE)
+
+
+class Mul3(enum.Enum, shape=unsigned(3)):
+    """m3 = m2 * this."""
+    ONE = 0
+    SELF = 1     # m2                (squares)
+    RELU = 2     # max(m2, +0)       (squared ReLU)
+    SIGMOID = 3  # sigmoid(m2)       (SiLU)
+    X = 4        # X word at x_base + t * x_stride + i
+
+
+class Add(enum.Enum, shape=unsigned(2)):
+    """y = m3 + this."""
+    NONE = 0
+    X = 1     # X word (residual)
+    ROPE = 2  # lanes (2j, 2j+1) of a word are a pair; P lanes (2j, 2j+1) hold (cos_j, sin_j):
+              # y[2j] = a[2j]*cos_j + (-(a[2j+1]*sin_j)); y[2j+1] = a[2j+1]*cos_j + a[2j]*sin_j
+
+
+class Reduce(enum.Enum, shape=unsigned(2)):
+    """Reduction of y over the row of a token, into scalar registers (source must be X or P)."""
+    NONE = 0
+    RMS = 1     # s[r] = rsqrt(sum_slots(y) * imm0 + imm1)
+    ABSMAX = 2  # c = max(max|y|, 1e-5); s[r] = 127 * recip(c); s[r + 1] = c * (1/127)
+
+
+class Sink(enum.Enum, shape=unsigned(3)):
+    """Where y goes. Sinks other than X and TOPK take q = clamp(round_half_even(y), -128, 127)."""
+    NONE = 0
+    X = 1     # scratch X at d_base + t * d_stride + i
+    ACT = 2   # activation bank `bank` of the matmul engine, word d_base + i of lane t (LAST: of lane 0)
+    Q = 3     # query of token t, head `head` of the group, bank `bank`; its factor is s[scale_scalar] * imm1
+    K = 4     # key of token t; its scale is s[scale_scalar]
+    V = 5     # value of token t; its scale is s[scale_scalar]; completes the record of the position
+    TOPK = 6  # candidates for the head; imm0 holds the number of valid elements as an integer
+
+
+class Header(data.Struct):
+    opcode: Opcode
+    reserved: unsigned(24)
+    wait_load: unsigned(16)
+    wait_matmul: unsigned(16)
+    wait_vector: unsigned(16)
+    wait_attend: unsigned(16)
+
+
+class Load(data.Struct):
+    """Rows of ``n_words`` words from memory to P.
+
+    Word i of row r is read as 4L/(n_ports port_bytes) beats; port p reads its share of the row, contiguous, from
+    ``addr + p * port_stride + index_r * index_stride``, and the row goes to P at d_base + r * d_stride.
+    """
+    addr: unsigned(40)
+    port_stride: unsigned(32)
+    index_stride: unsigned(32)
+    index: Index
+    n_words: unsigned(16)
+    d_base: unsigned(16)
+    d_stride: unsigned(16)
+    reserved: unsigned(416 - 154)
+
+
+class Matmul(data.Struct):
+    """Integer matrix product of n_row_groups * R rows with activations of n_col_blocks * C columns.
+
+    Port p reads n_row_groups * n_col_blocks * planes beats, contiguous, from ``addr + p * port_stride``, in the order:
+    row block, plane (most significant first), column block, row group of the block. With several planes
+    acc = sum_k 3**(planes - 1 - k) * plane_k.
+    """
+    addr: unsigned(40)
+    port_stride: unsigned(32)
+    n_row_groups: unsigned(16)
+    n_col_blocks: unsigned(16)
+    planes: unsigned(4)
+    bank: unsigned(1)
+    tokens: Tokens
+    reserved: unsigned(416 - 110)
+
+
+class Vector(data.Struct):
+    """One pass over n_words words of every token: y = ((a * mul1) * mul2) * mul3 + add, reduced and/or sent to a sink.
+
+    Loop nest (outermost first): blocks of block_words words, tokens, words of the block. Without a MATMUL source,
+    block_words = n_words. ``addr``, ``port_stride`` (cache window) are used by the V sink alone.
+    """
+    addr: unsigned(40)
+    port_stride: unsigned(32)
+    n_words: unsigned(16)
+    block_words: unsigned(16)
+    x_base: unsigned(16)
+    x_stride: unsigned(16)
+    p_base: unsigned(16)
+    p_stride: unsigned(16)
+    d_base: unsigned(16)
+    d_stride: unsigned(16)
+    imm0: unsigned(32)  # binary32 bits
+    imm1: unsigned(32)  # binary32 bits
+    source: Source
+    mul1: Mul1
+    mul1_scalar: unsigned(2)
+    mul2: Mul2
+    mul3: Mul3
+    add: Add
+    reduce: Reduce
+    reduce_scalar: unsigned(2)
+    sink: Sink
+    scale_scalar: unsigned(2)
+    bank: unsigned(1)
+    head: unsigned(6)
+    tokens: Tokens
+    reserved: unsigned(416 - 295)
+
+
+class Attend(data.Struct):
+    """Attention of all tokens for the query heads of one KV head (group * n_tokens query vectors).
+
+    The record of position j is K (head_words beats), the scales (K's then V's binary32 bits, little endian, padded to whole
+    beats), V (head_words beats). Port p holds positions j = p mod n_ports at
+    ``addr + p * port_stride + (j // n_ports) * record_bytes``. Query vector q = t * group + head of the group.
+    """
+    addr: unsigned(40)
+    port_stride: unsigned(32)
+    group: unsigned(6)
+    head_words: unsigned(6)  # beats of port_bytes elements
+    bank: unsigned(1)
+    reserved: unsigned(416 - 85)
+
+
+BODIES = {Opcode.LOAD: Load, Opcode.MATMUL: Matmul, Opcode.VECTOR: Vector, Opcode.ATTEND: Attend}
+
+
+def pack(opcode, waits=(0, 0, 0, 0), **fields):
+    """One descriptor as 64 bytes, little endian. ``waits`` counts (load, matmul, vector, attend)."""
+    header = Header.const({"opcode": opcode, "wait_load": waits[0], "wait_matmul": waits[1],
+                           "wait_vector": waits[2], "wait_attend": waits[3]})
+    bits = header.as_bits()
+    if opcode is Opcode.END:
+        if fields:
+            raise ValueError(f"END takes no fields, not {sorted(fields)}")
+    else:
+        bits |= BODIES[opcode].const(fields).as_bits() << Header.as_shape().size
+    return bits.to_bytes(DESCRIPTOR_BYTES, "little")
+
+
+def unpack(raw):
+    """Inverse of :func:`pack`: (opcode, waits, fields). Raises ValueError on an unknown opcode or wrong length."""
+    if len(raw) != DESCRIPTOR_BYTES:
+        raise ValueError(f"A descriptor must be {DESCRIPTOR_BYTES} bytes, not {len(raw)}")
+    bits = int.from_bytes(raw, "little")
+    header_bits = Header.as_shape().size
+    if bits & 0xFF not in {op.value for op in Opcode}:
+        raise ValueError(f"The opcode must be one of {[op.name for op in Opcode]}, not {bits & 0xFF}")
+    header = Header.from_bits(bits & ((1 << header_bits) - 1))
+    opcode = header.opcode
+    waits = (header.wait_load, header.wait_matmul, header.wait_vector, header.wait_attend)
+    if opcode is Opcode.END:
+        return opcode, waits, {}
+    body = BODIES[opcode]
+    view = body.from_bits(bits >> header_bits)
+    return opcode, waits, {name: getattr(view, name) for name, _ in body.as_shape() if name != "reserved"}

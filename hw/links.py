@@ -1,0 +1,98 @@
+"""The words that travel between units: one named payload class a link."""
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data, enum
+
+from .isa import Sink
+
+__all__ = ["Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "DrainWord", "AttendWord", "ParamWrite",
+           "QuantWord", "TopkWord", "record_beats", "scale_beats"]
+
+
+
+def scale_beats(port_bytes):
+    """Beats that the two scales of a cache record take."""
+    return max(1, 8 // port_bytes)
+
+
+def record_beats(head_words, port_bytes):
+    """Beats of one cache record: K, scales, V."""
+    return 2 * head_words + scale_beats(port_bytes)
+
+
+class Launch(data.Struct):
+    """What the host says of one run; constant while a program runs."""
+    n_tokens: unsigned(5)         # 1 .. token_lanes
+    first_position: unsigned(16)  # position of token lane 0
+
+
+class Dest(enum.Enum, shape=unsigned(2)):
+    """Who takes the data of a read job."""
+    LOADER = 0
+    MATMUL = 1
+    ATTEND = 2
+
+
+class ReadJob(data.Struct):
+    """One contiguous read of one port. ``offset`` counts bytes in window ``cache`` (1) or model (0)."""
+    offset: unsigned(40)
+    cache: unsigned(1)
+    beats: unsigned(32)
+    dest: Dest
+    index: unsigned(16)  # descriptor index, for error reports
+
+
+class MatmulCommand(data.Struct):
+    n_row_groups: unsigned(16)
+    n_col_blocks: unsigned(16)
+    planes: unsigned(4)
+    bank: unsigned(1)
+    n_lanes: unsigned(5)  # token lanes at work, 1 .. token_lanes
+
+
+class AttendCommand(data.Struct):
+    group: unsigned(6)
+    head_words: unsigned(6)
+    bank: unsigned(1)
+
+
+class RecordCommand(data.Struct):
+    """Where the records of a chunk go: accompanies every VECTOR descriptor with the V sink."""
+    offset: unsigned(40)       # of position 0 on port 0, in the cache window
+    port_stride: unsigned(32)
+    head_words: unsigned(6)
+    index: unsigned(16)        # descriptor index
+
+
+class DrainWord(data.StructLayout):
+    """L sums of one token. Order: row block, token lane, word of the block."""
+    def __init__(self, lanes):
+        super().__init__({"acc": data.ArrayLayout(signed(32), lanes)})
+
+
+class AttendWord(data.StructLayout):
+    """L outputs of one token and query head: value = acc * scale. Order: token, head of the group, word of the head."""
+    def __init__(self, lanes):
+        super().__init__({"acc": data.ArrayLayout(signed(32), lanes), "scale": unsigned(32)})
+
+
+class ParamWrite(data.StructLayout):
+    """A word for the parameter scratch."""
+    def __init__(self, lanes):
+        super().__init__({"addr": unsigned(16), "data": data.ArrayLayout(unsigned(32), lanes)})
+
+
+class QuantWord(data.StructLayout):
+    """L quantised elements for sink ACT, Q, K or V, in order of ``word`` for each token.
+
+    ``scale`` is the binary32 factor of the row (Q: s[scale_scalar] * imm1; K, V: s[scale_scalar]; ACT: unused).
+    """
+    def __init__(self, lanes):
+        super().__init__({"sink": Sink, "bank": 1, "token": unsigned(4), "head": unsigned(6), "word": unsigned(16),
+                          "last": 1, "scale": unsigned(32), "data": data.ArrayLayout(signed(8), lanes)})
+
+
+class TopkWord(data.StructLayout):
+    """L logits; element 0 has number ``first``; elements numbered ``n_valid`` or more do not count."""
+    def __init__(self, lanes):
+        super().__init__({"first": unsigned(20), "n_valid": unsigned(20), "logits": data.ArrayLayout(unsigned(32), lanes)})

@@ -1,0 +1,105 @@
+"""Verilog text from a component: the same text on every machine, and one module for every distinct unit.
+
+    component ── emit ──► text, a module per instance ── share_modules ──► text, a module per distinct unit
+
+Amaranth writes a module for every submodule instance, so an engine of sixteen equal lanes comes out as sixteen equal
+modules, and a simulator compiles all sixteen.  `share_modules` keeps one of them.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from amaranth.back import verilog
+
+__all__ = ["emit", "share_modules"]
+
+# An identifier: escaped ones begin with a backslash and end with a space.
+_IDENTIFIER = re.compile(r"\\\S+ ?|[A-Za-z_][\w$]*")
+# The writer's helper register, numbered through the whole text.
+_HELPER = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
+
+
+@contextmanager
+def _pinned_yosys() -> Iterator[None]:
+    """Let Amaranth use the Yosys of its own wheel, whatever else is installed."""
+    before = os.environ.get("AMARANTH_USE_YOSYS")
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["AMARANTH_USE_YOSYS"]
+        else:
+            os.environ["AMARANTH_USE_YOSYS"] = before
+
+
+def emit(component, name: str, ports=None) -> str:
+    """Verilog of `component` as module `name`, without source paths or dates.
+
+    `ports` is as in `amaranth.back.verilog.convert`; without it, the component's signature gives the ports.  A member
+    `i` that is a stream becomes `i__payload`, `i__valid` and `i__ready`; `clk` and `rst` are added as needed.
+    """
+    if not re.fullmatch(r"[a-z]\w*", name):
+        raise ValueError(f"Module name must be a lower-case identifier, not {name!r}")
+    with _pinned_yosys():
+        return verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
+
+
+def share_modules(text: str) -> str:
+    """Merge modules that differ in nothing but their names and the names of their (already merged) children.
+
+    Works from the leaves upwards in one pass; the first of several equal modules is kept, with its name.  Ports of a
+    module are listed in alphabetical order (they are connected by name, and Yosys lists them in no fixed order).
+    """
+    preamble, modules = _split(text)
+    kept_name: dict[str, str] = {}      # every module -> the one that stands for it
+    by_text: dict[str, str] = {}        # body, without the module's own name -> the one that stands for it
+    result: dict[str, str] = {}         # kept module -> its text
+
+    def visit(name: str) -> str:
+        if name in kept_name:
+            return kept_name[name]
+        ports, lines = modules[name]
+        body = []
+        for line in lines:
+            child = _instantiated(line, modules)
+            if child is not None:
+                line = line.replace(child, visit(child), 1)
+            body.append(line)
+        key = f"({ports});\n" + "\n".join(body)
+        kept_name[name] = kept = by_text.setdefault(key, name)
+        if kept == name:
+            result[name] = f"module {name}{key}"
+        return kept
+
+    for name in modules:
+        visit(name)
+    return "\n\n".join([preamble, *(result[name] for name in modules if name in result)]) + "\n"
+
+
+def _split(text: str) -> tuple[str, dict[str, tuple[str, list[str]]]]:
+    """(text before the first module, {module: (sorted ports, lines up to endmodule)}), in the order of the text."""
+    modules = {}
+    preamble, lines = [], None
+    for line in text.split("\n"):
+        if line.startswith("module "):
+            name, *ports = _IDENTIFIER.findall(line[len("module "):])
+            lines = []
+            modules[name] = (", ".join(sorted(ports)), lines)
+        elif lines is None:
+            preamble.append(line)
+        else:
+            lines.append(_HELPER.sub(r"\\$always_comb ", line) if "dump_module$" in line else line)
+            if line == "endmodule":
+                lines = []              # whatever stands between two modules is blank
+    return "\n".join(preamble).rstrip(), modules
+
+
+def _instantiated(line: str, modules) -> str | None:
+    """The module that this line instantiates, if any: `  \\top.lane  lane (`."""
+    if not (line.startswith("  ") and line.endswith((" (", " #("))):
+        return None
+    match = _IDENTIFIER.match(line, 2)
+    return match[0] if match and match[0] in modules else None

@@ -1,0 +1,58 @@
+# amaranth: UnusedElaboratable=no
+"""Verilog text: deterministic, free of paths, and each distinct unit once."""
+
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from celosia.gen.verilog import emit, share_modules
+
+
+class Adder(wiring.Component):
+    def __init__(self, step):
+        self._step = step
+        super().__init__({"a": In(4), "b": Out(4)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.b.eq(self.a + self._step)
+        return m
+
+
+class Chain(wiring.Component):
+    def __init__(self, steps):
+        self._steps = steps
+        super().__init__({"a": In(4), "b": Out(4)})
+
+    def elaborate(self, platform):
+        m = Module()
+        value = self.a
+        for index, step in enumerate(self._steps):
+            m.submodules[f"adder{index}"] = adder = Adder(step)
+            m.d.comb += adder.a.eq(value)
+            value = Signal(4, name=f"value{index}")
+            m.d.comb += value.eq(adder.b)
+        m.d.comb += self.b.eq(value)
+        return m
+
+
+def test_same_text_twice():
+    assert emit(Chain([1, 2]), "chain") == emit(Chain([1, 2]), "chain")
+
+
+def test_no_paths(request):
+    assert str(request.config.rootpath) not in emit(Chain([1, 2]), "chain")
+
+
+def test_only_equal_modules_are_merged():
+    """Steps 1, 2, 1: two distinct adders stay."""
+    text = share_modules(emit(Chain([1, 2, 1]), "chain"))
+    assert [line.split("(")[0].strip() for line in text.splitlines() if line.startswith("module ")] == \
+        ["module chain", "module \\chain.adder0", "module \\chain.adder1"]
+    assert text.count("  \\chain.adder0  adder") == 2
+
+
+def test_rejects_a_bad_name():
+    with pytest.raises(ValueError, match=r"^Module name must be a lower-case identifier, not 'Top-1'$"):
+        emit(Chain([1]), "Top-1")

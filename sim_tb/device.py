@@ -1,0 +1,143 @@
+"""The simulated device: the accelerator's Verilog, compiled, behind the same few methods as a board.
+
+The host library does not know the difference: it writes registers, fills buffers and waits.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from celosia.gen.manifest import build_manifest
+from celosia.gen.verilog import emit, share_modules
+from celosia.hw.configs import CONFIGS
+from celosia.hw.top import Accelerator
+
+from .memory import PRESETS
+from .verilator import build_library
+
+__all__ = ["SimDevice", "verilog_of", "open_device"]
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+_MEMORY_BASE = 0x1000_0000
+_PAGE_BYTES = 4096
+
+
+@functools.cache
+def verilog_of(config):
+    """Verilog text of the whole accelerator for one configuration; module ``celosia``."""
+    top = Accelerator(config)
+    return share_modules(emit(top, "celosia", ports=top.ports()))
+
+
+def open_device(config="tiny", *, memory="kv260", memory_bytes=64 << 20, seed=0):
+    """A simulated device by the names of its configuration and memory preset; ValueError on an unknown name."""
+    if config not in CONFIGS:
+        raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {config!r}")
+    if memory not in PRESETS:
+        raise ValueError(f"Memory preset must be one of {', '.join(PRESETS)}, not {memory!r}")
+    return SimDevice(CONFIGS[config], PRESETS[memory], memory_bytes=memory_bytes, seed=seed)
+
+
+class SimDevice:
+    """A compiled accelerator with its memory.
+
+    Parameters
+    ----------
+    config : AccelConfig
+        What is compiled.
+    timing : MemoryTiming
+        How the memory behaves.
+    memory_bytes : int
+        Size of the memory.
+    seed : int
+        Of random stalls.
+
+    Members
+    -------
+    manifest : dict
+        The contract a built overlay would carry: configuration, registers, versions.
+    """
+
+    name = "sim"
+
+    def __init__(self, config, timing, *, memory_bytes=64 << 20, seed=0):
+        self.config = config
+        self.manifest = build_manifest(config)
+        library = build_library(verilog_of(config), "celosia", _HARNESS,
+                                extra_cflags=(f"-DN_PORTS={config.n_ports}", f"-DPORT_BYTES={config.port_bytes}"))
+        self._lib = _load(str(library))
+        c_timing = timing.as_c(seed)
+        self._sim = self._lib.celosia_new(_MEMORY_BASE, memory_bytes, ctypes.byref(c_timing))
+        self._memory = np.ctypeslib.as_array(self._lib.celosia_memory(self._sim), (memory_bytes,))
+        self._top = 0
+
+    def read32(self, offset):
+        """One register; TimeoutError when the register file does not answer."""
+        value = ctypes.c_uint32()
+        if not self._lib.celosia_read32(self._sim, offset, ctypes.byref(value)):
+            raise TimeoutError(f"Register 0x{offset:03x} must answer a read within 1,000 cycles")
+        return value.value
+
+    def write32(self, offset, value):
+        """Write one register; TimeoutError when the register file does not answer."""
+        if not self._lib.celosia_write32(self._sim, offset, value):
+            raise TimeoutError(f"Register 0x{offset:03x} must answer a write within 1,000 cycles")
+
+    def allocate(self, n_bytes):
+        """(address, uint8 array) of a page-aligned buffer; MemoryError when the memory is full."""
+        if self._top + n_bytes > len(self._memory):
+            raise MemoryError(f"The simulated memory has {len(self._memory) - self._top} bytes left, not {n_bytes}; "
+                              "open the device with a larger memory_bytes")
+        start = self._top
+        self._top = -(-(start + n_bytes) // _PAGE_BYTES) * _PAGE_BYTES
+        return _MEMORY_BASE + start, self._memory[start:start + n_bytes]
+
+    def release(self):
+        """Forget all buffers."""
+        self._top = 0
+
+    def flush(self, address, n_bytes):
+        """Nothing to do: the simulated memory has no cache above it."""
+
+    def invalidate(self, address, n_bytes):
+        """Nothing to do: the simulated memory has no cache above it."""
+
+    def wait(self, timeout_cycles):
+        """Run until the interrupt; returns whether it came within ``timeout_cycles``."""
+        return bool(self._lib.celosia_run(self._sim, timeout_cycles))
+
+    @property
+    def cycles(self):
+        """Cycles simulated so far."""
+        return self._lib.celosia_cycles(self._sim)
+
+    def fail_reads_and_writes(self, first, last):
+        """Fault injection: the memory answers [first, last) with an error."""
+        self._lib.celosia_set_error_range(self._sim, first, last)
+
+    def stop_answering(self, dead):
+        """Fault injection: the memory takes requests and answers none while ``dead``."""
+        self._lib.celosia_set_dead(self._sim, int(dead))
+
+    def close(self):
+        """Free the simulator; the buffers are gone with it."""
+        if self._sim is not None:
+            self._memory = None
+            self._lib.celosia_delete(self._sim)
+            self._sim = None
+
+
+def _load(path):
+    lib = ctypes.CDLL(path)
+    sim, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+    for name, result, arguments in [
+            ("new", sim, [u64, u64, ctypes.c_void_p]), ("delete", None, [sim]),
+            ("memory", ctypes.POINTER(ctypes.c_uint8), [sim]), ("cycles", u64, [sim]),
+            ("run", ctypes.c_int, [sim, u64]), ("write32", ctypes.c_int, [sim, u32, u32]),
+            ("read32", ctypes.c_int, [sim, u32, ctypes.POINTER(u32)]),
+            ("set_dead", None, [sim, ctypes.c_int]), ("set_error_range", None, [sim, u64, u64])]:
+        function = getattr(lib, f"celosia_{name}")
+        function.restype, function.argtypes = result, arguments
+    return lib

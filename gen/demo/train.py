@@ -1,0 +1,166 @@
+"""Train the demo model.  `python -m celosia.gen.demo.train --out models/demo`
+
+The schedule is warm-up, constant, then linear to zero over the second half; weight decay is 0.1
+until the descent begins and 0 from there (for the float twin 0.1 throughout).  The batch of a step
+depends on the seed and the step alone, so an interrupted run goes on from its last checkpoint as
+if nothing had happened, and the number of steps may be chosen again as long as the descent has
+not begun.  The same seed on the same machine with the same torch gives the same weights.
+"""
+
+import argparse
+import math
+import pathlib
+import time
+
+import torch
+from torch.nn import functional as F
+
+from . import data
+from .model import DemoConfig, DemoModel
+
+__all__ = ["Recipe", "Trainer", "bits_per_byte"]
+
+
+class Recipe:
+    """The numbers of a run.  Learning rates are peaks, lengths are in steps."""
+
+    def __init__(self, *, steps, batch=16, context=256, rate=3e-3, warmup=200, decay=0.1, seed=1):
+        if steps < 1:
+            raise ValueError(f"Steps must be at least 1, not {steps}")
+        self.steps, self.batch, self.context = steps, batch, context
+        self.rate, self.warmup, self.decay, self.seed = rate, warmup, decay, seed
+
+    def rate_at(self, step):
+        """Learning rate of a step: warm-up, constant, linear descent over the second half."""
+        descent = min(1.0, (self.steps - step) / (self.steps / 2))
+        return self.rate * min(1.0, (step + 1) / self.warmup) * descent
+
+    def decay_at(self, step, ternary):
+        """Weight decay of a step."""
+        return 0.0 if ternary and step >= self.steps // 2 else self.decay
+
+
+def bits_per_byte(model, text, context=256, batch=32, exact=True):
+    """Mean code length of `text` in windows of `context` predicted bytes, none seen twice."""
+    model.eval()
+    tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+    n_windows = (len(tokens) - 1) // context
+    inputs = tokens[:n_windows * context].view(n_windows, context)
+    targets = tokens[1:n_windows * context + 1].view(n_windows, context)
+    total = 0.0
+    with torch.no_grad():
+        for x, y in zip(inputs.split(batch), targets.split(batch)):
+            logits = model(x, exact)
+            total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
+    return total / (n_windows * context) / math.log(2)
+
+
+class Trainer:
+    """A model, its optimiser and its place in the schedule.
+
+    Parameters: `text` bytes to learn from; `weights` "ternary" or "float"; `compiled` uses
+    torch.compile (same mathematics, other rounding).
+    """
+
+    def __init__(self, text, recipe, *, config=DemoConfig(), weights="ternary", compiled=True):
+        self.tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        self.recipe, self.step, self.curve = recipe, 0, []
+        self.model = DemoModel(config, weights=weights)
+        self.model.initialise(torch.Generator().manual_seed(recipe.seed))
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=recipe.rate,
+                                           betas=(0.9, 0.95), eps=1e-8, fused=True)
+        self._loss = torch.compile(self._plain_loss) if compiled else self._plain_loss
+
+    def _plain_loss(self, x, y):
+        return F.cross_entropy(self.model(x).flatten(0, 1), y.flatten())
+
+    def _batch(self):  # two (batch, context) int64: bytes and the bytes that follow them
+        r = self.recipe
+        generator = torch.Generator().manual_seed(r.seed * 1_000_003 + self.step)
+        start = torch.randint(len(self.tokens) - r.context, (r.batch, 1), generator=generator)
+        windows = self.tokens[start + torch.arange(r.context + 1)].long()
+        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+    def run_step(self):
+        """One step of the schedule; returns the loss in bits a byte."""
+        r = self.recipe
+        for group in self.optimiser.param_groups:
+            group["lr"] = r.rate_at(self.step)
+            group["weight_decay"] = r.decay_at(self.step, self.model.ternary)
+        loss = self._loss(*self._batch())
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        return loss.item() / math.log(2)
+
+    def save(self, path):
+        """Everything needed to go on; replaces the file in one move."""
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+                 "step": self.step, "curve": self.curve, "recipe": vars(self.recipe)}
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path):
+        """Go on from a file of `save`; refuses a run with another recipe or a begun descent."""
+        state = torch.load(path, weights_only=True)
+        old = state["recipe"]
+        for key, value in vars(self.recipe).items():
+            if old[key] == value or key == "steps" and state["step"] <= min(old[key], value) // 2:
+                continue
+            raise ValueError(f"Recipe value {key} must be {old[key]} to go on from {path}, "
+                             f"not {value}")
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.curve = state["step"], state["curve"]
+
+
+def _parse(argv):
+    p = argparse.ArgumentParser(prog="python -m celosia.gen.demo.train", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", type=pathlib.Path, required=True, help="folder of the checkpoint")
+    p.add_argument("--work", type=pathlib.Path, default=pathlib.Path("build/demo"),
+                   help="folder for the fetched text and the intermediate checkpoints")
+    p.add_argument("--weights", choices=("ternary", "float"), default="ternary")
+    p.add_argument("--steps", type=int, default=12000)
+    p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--no-compile", action="store_true", help="slower, needs no C++ compiler")
+    return p.parse_args(argv)
+
+
+def main(argv=None):
+    """Train, reporting every 100 steps, and write the result into `--out`."""
+    args = _parse(argv)
+    torch.set_num_threads(args.threads)
+    train_text, heldout_text = data.split(data.load_text(args.work))
+    trainer = Trainer(train_text, Recipe(steps=args.steps, rate=args.rate, seed=args.seed),
+                      weights=args.weights, compiled=not args.no_compile)
+    recipe, checkpoint = trainer.recipe, args.work / f"{args.weights}.pt"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        print(f"going on from step {trainer.step}", flush=True)
+    losses, begun, first = [], time.monotonic(), trainer.step
+    while trainer.step < recipe.steps:
+        losses.append(trainer.run_step())
+        if trainer.step % 100 and trainer.step != recipe.steps:
+            continue
+        row = {"weights": args.weights, "step": trainer.step,
+               "tokens": trainer.step * recipe.batch * recipe.context,
+               "train_bits_per_byte": round(sum(losses) / len(losses), 4),
+               "heldout_bits_per_byte": ""}
+        if trainer.step % 500 == 0:
+            estimate = bits_per_byte(trainer.model, heldout_text[:32 * 512 + 1])
+            row["heldout_bits_per_byte"] = round(estimate, 4)
+            trainer.save(checkpoint)
+        trainer.curve.append(row)
+        losses.clear()
+        speed = (trainer.step - first) * recipe.batch * recipe.context / (time.monotonic() - begun)
+        print(*row.values(), f"{speed:.0f} tokens/s", flush=True)
+    trainer.save(checkpoint)
+
+
+if __name__ == "__main__":
+    main()

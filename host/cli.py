@@ -1,0 +1,151 @@
+"""The command line. Commands that need more than the board has are offered by the packages that have it."""
+
+import json
+import sys
+from importlib.metadata import entry_points, version
+
+import click
+
+from .accelerator import Accelerator
+from .device import plugin
+from .errors import CelosiaError
+from .image import Image
+from .tokens import tokenizer_of
+
+__all__ = ["main"]
+
+_SAID_AS_ONE_SENTENCE = (CelosiaError, ValueError, LookupError, MemoryError, FileNotFoundError, TimeoutError, RuntimeError)
+
+
+class _Commands(click.Group):
+    """Our commands and those that installed packages offer; errors are one sentence and a non-zero exit."""
+
+    def list_commands(self, ctx):
+        return sorted({*super().list_commands(ctx), *(entry.name for entry in entry_points(group="celosia.commands"))})
+
+    def get_command(self, ctx, name):
+        found = super().get_command(ctx, name)
+        if found is None:
+            for entry in entry_points(group="celosia.commands", name=name):
+                found = entry.load()
+        return found
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except _SAID_AS_ONE_SENTENCE as error:
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise click.ClickException(str(text)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("celosia"), message="celosia %(version)s")
+def main():
+    """From a transformer checkpoint to a working accelerator on an edge FPGA."""
+
+
+def image_of(model, config):
+    """An ``Image``: of a file, or of a model by name, packed for the configuration (the packer must be installed)."""
+    if model.endswith(".img"):
+        return Image.open(model)
+    return Image.open(plugin("images", "packer")(model, config))
+
+
+def _device_options(backend, config, memory, seed):
+    return {"config": config, **({"memory": memory, "seed": seed or 0} if backend == "sim" else {})}
+
+
+@main.command()
+@click.option("--model", default="demo", show_default=True, help="Name of a shipped model, checkpoint folder or image (.img).")
+@click.option("--config", default="tiny", show_default=True, help="Configuration of the accelerator.")
+@click.option("--backend", type=click.Choice(["sim", "golden"]), default="sim", show_default=True,
+              help="What computes: the simulated accelerator or the golden machine.")
+@click.option("--prompt", default="My fellow citizens, ", show_default=True, help="Text to continue.")
+@click.option("-n", "--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Tokens to generate.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Keep so many candidates.")
+@click.option("--top-p", type=click.FloatRange(min=0, min_open=True, max=1), default=1.0, show_default=True,
+              help="Keep candidates of this total probability.")
+@click.option("--seed", type=int, help="Of the draws, and of the memory's stalls.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Prompt tokens a run; default: all token lanes.")
+@click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")
+@click.option("--check", is_flag=True, help="Compare every step's candidates with the golden machine, bit for bit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def run(model, config, backend, prompt, new_tokens, temperature, top_k, top_p, seed, chunk, memory, check, as_json):
+    """Continue a text, token by token."""
+    image = image_of(model, config)
+    tokenizer = tokenizer_of(image.header)
+    prompt_tokens = tokenizer.encode(prompt)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    if check and backend == "golden":
+        raise click.UsageError("--check compares with the golden machine; choose --backend sim")
+
+    with Accelerator.open(backend, **_device_options(backend, config, memory, seed)) as accel:
+        accel.load(image)
+        tokens, steps = [], []
+        show = tokenizer.stream()
+        if not as_json:
+            click.echo(prompt, nl=False)
+        for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, **sampling):
+            tokens.append(token)
+            if not as_json:
+                click.echo(show(token), nl=False)
+                sys.stdout.flush()
+        stats = accel.stats
+    if not as_json:
+        click.echo("\n")
+
+    result = {
+        "backend": backend, "config": config, "prompt_tokens": stats.prompt_tokens, "tokens": tokens,
+        "text": tokenizer.decode(tokens), "cycles": stats.cycles, "prefill_cycles": stats.prefill_cycles,
+        "clock_mhz": stats.clock_mhz, "cycles_per_token": _finite(stats.cycles_per_token),
+        "tokens_per_s": _finite(stats.tokens_per_s), "counters": stats.counters,
+    }
+    if check:
+        result["identical_to_golden"] = _same_as_golden(image, config, prompt_tokens, tokens, steps, as_json)
+    if as_json:
+        click.echo(json.dumps(result))
+    elif backend == "sim":
+        _summary(result, stats)
+    if check and not result["identical_to_golden"]:
+        raise click.ClickException("The simulated accelerator must compute what the golden machine computes, and did not.")
+
+
+def _same_as_golden(image, config, prompt_tokens, tokens, steps, quiet):
+    """Whether the golden machine finds the same candidates, bit for bit, along the same tokens."""
+    with Accelerator.open("golden", config=config) as golden:
+        golden.load(image)
+        bar = click.progressbar(length=len(steps), label="golden machine", file=sys.stderr, hidden=quiet)
+        with bar:
+            candidates = golden.prefill(prompt_tokens)
+            for step, seen in enumerate(steps):
+                if seen.tokens.tolist() != candidates.tokens.tolist() or seen.logits.tobytes() != candidates.logits.tobytes():
+                    return False
+                bar.update(1)
+                if step + 1 < len(steps):
+                    candidates = golden.decode(tokens[step])
+    return True
+
+
+def _summary(result, stats):
+    if stats.new_tokens:
+        click.echo(f"{stats.cycles_per_token:,.0f} cycles a token, {stats.tokens_per_s:,.0f} tokens a second at "
+                   f"{stats.clock_mhz:g} MHz (simulated, configuration {result['config']})")
+    if "identical_to_golden" in result:
+        click.echo("identical to the golden model: " + ("yes, every candidate of every step, bit for bit"
+                                                        if result["identical_to_golden"] else "NO"))
+
+
+def _finite(value):
+    return value if value == value else None
+
+
+@main.command()
+@click.option("--config", default="tiny", show_default=True, help="Configuration of the accelerator.")
+@click.option("--backend", type=click.Choice(["sim", "golden"]), default="sim", show_default=True, help="What to examine.")
+def doctor(config, backend):
+    """Check, step by step, that a device works; the text can go into a bug report."""
+    from .doctor import examine
+
+    if not examine(backend, config, image_of, click.echo):
+        raise click.ClickException("The device must pass every step; see the first that failed.")

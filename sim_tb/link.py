@@ -83,7 +83,8 @@ async def cycles(dut, n: int) -> None:
 
 
 class _End:
-    def __init__(self, dut, prefix: str, *, shape=None, stall: float = 0.0, random_numbers: random.Random | None = None):
+    def __init__(self, dut, prefix: str, *, shape=None, stall: float = 0.0,
+                 random_numbers: random.Random | None = None):
         if not 0.0 <= stall < 1.0:
             raise ValueError(f"Stall must be a probability below 1, not {stall!r}")
         self.prefix = prefix

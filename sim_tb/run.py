@@ -27,14 +27,14 @@ __all__ = ["simulate"]
 _COCOTB_MAIN = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
 
 
-def simulate(component, bench: str | os.PathLike, *, name: str, parameters: dict | None = None,
+def simulate(component, bench: str, *, name: str, parameters: dict | None = None,
              testcase: str | Sequence[str] | None = None, seed: int = 1, timeout_s: float = 600,
              waves: bool = False) -> None:
     """Run `bench` on `component`, emitted as module `name`.
 
     Parameters
     ----------
-    bench : module name (`"celosia.sim_tb.tb_rope"`) or path of a Python file
+    bench : name of a module, as in `"celosia.sim_tb.tb_rope"`
     parameters : JSON values that the bench reads with `celosia.sim_tb.link.parameters()`
     testcase : run only the test functions of this name (or these names); with `cocotb.parametrize`, all their variants
     seed : of the bench's random numbers (`link.rng`)
@@ -89,21 +89,17 @@ def _ports(text: str) -> list[str]:
     return [port.strip() for port in header[header.index("(") + 1:header.rindex(")")].split(",")]
 
 
-def _run(program: Path, run_dir: Path, bench, name: str, parameters: dict, testcase, seed: int, waves: bool,
+def _run(program: Path, run_dir: Path, bench: str, name: str, parameters: dict, testcase, seed: int, waves: bool,
          timeout_s: float) -> int | None:
-    path = list(sys.path)
-    if str(bench).endswith(".py"):
-        path.insert(0, str(Path(bench).resolve().parent))
-        bench = Path(bench).stem
     names = [testcase] if isinstance(testcase, str) else testcase or []
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "PYGPI_PYTHON_BIN": sys.executable,
         "GPI_USERS": f"{_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
         "TOPLEVEL_LANG": "verilog",
         "COCOTB_TOPLEVEL": name,
-        "COCOTB_TEST_MODULES": str(bench),
+        "COCOTB_TEST_MODULES": bench,
         "COCOTB_TEST_FILTER": "|".join(rf"\.{n}(/|$)" for n in names),
         "COCOTB_RANDOM_SEED": str(seed),
         "COCOTB_RESULTS_FILE": str(run_dir / "results.xml"),

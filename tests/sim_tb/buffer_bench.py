@@ -1,9 +1,9 @@
 """Bench of the two-deep buffer in test_run.py."""
 
 import cocotb
-from designs import Beat
 
 from celosia.sim_tb.link import Monitor, Sink, Source, cycles, parameters, reset, rng, start_clock
+from tests.sim_tb.designs import Beat
 
 
 def random_beat(numbers):

@@ -1,19 +1,12 @@
 # amaranth: UnusedElaboratable=no
 """The bench runner and the stream ends: right designs pass, wrong ones and wrong expectations fail."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from celosia.sim_tb.run import simulate
+from tests.sim_tb.designs import Buffer
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-from designs import Buffer  # noqa: E402
-
-BENCH = HERE / "buffer_bench.py"
+BENCH = "tests.sim_tb.buffer_bench"
 pytestmark = pytest.mark.sim
 
 

@@ -2,19 +2,15 @@
 """Verilog to a shared library: right results, shared modules, the cache, and clear errors."""
 
 import ctypes
-import sys
 from pathlib import Path
 
 import pytest
 
 from celosia.gen.verilog import emit, share_modules
 from celosia.sim_tb.verilator import build_library, lint
+from tests.sim_tb.designs import Counter, Lanes
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-from designs import Counter, Lanes  # noqa: E402
-
 pytestmark = pytest.mark.sim
 
 

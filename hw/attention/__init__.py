@@ -1,0 +1,1 @@
+"""Binary32 datapaths of fixed latency: numbers, no addresses and no handshakes."""

@@ -1,0 +1,157 @@
+"""The golden attention: against its own specification word by word, against exact softmax, and its records."""
+
+import math
+
+import pytest
+import torch
+
+from celosia.gen.golden import f32, func
+from celosia.gen.golden.attention import attend, pack_record, record_bytes, unpack_record
+
+
+def case(seed, *, n_tokens, group, head_dim, first_position, factor=0.01, spread=1.0, zeros=0.0):
+    """Random arguments of `attend`, without n_slices."""
+    g = torch.Generator().manual_seed(seed)
+
+    def vectors(*shape):
+        return torch.randint(-128, 128, shape, generator=g).to(torch.int8)
+
+    def scales(*shape, centre):
+        x = centre * torch.exp2(spread * torch.randn(shape, generator=g))
+        return torch.where(torch.rand(shape, generator=g) < zeros, 0.0, x).to(torch.float32)
+
+    n_positions = first_position + n_tokens
+    return (vectors(n_tokens, group, head_dim), scales(n_tokens, group, centre=factor),
+            vectors(n_positions, head_dim), scales(n_positions, centre=factor),
+            vectors(n_positions, head_dim), scales(n_positions, centre=0.01), first_position)
+
+
+def add(state, x, e):
+    """The running sum of the specification, on Python integers: state is [sums, exponent or None]."""
+    sums, top = state
+    if top is None or e > top:
+        shift = 0 if top is None else e - top
+        return [[0 if shift >= 48 else s >> shift for s in sums], e], x
+    return state, 0 if top - e >= 48 else x >> (top - e)
+
+
+def literal(q, qf, k, ks, v, vs, first_position, n_slices):
+    """The specification in plain loops."""
+    n_tokens, group, head_dim = q.shape
+    acc, scale = torch.zeros(q.shape, dtype=torch.int32), torch.zeros(n_tokens, group)
+    for t in range(n_tokens):
+        for h in range(group):
+            slices = [([[0] * head_dim, None], [[0], None]) for _ in range(n_slices)]
+            for j in range(first_position + t + 1):
+                s = int((q[t, h].to(torch.int64) * k[j].to(torch.int64)).sum())
+                z = float(f32.mul(f32.mul(f32.from_int(torch.tensor(s)), qf[t, h]), ks[j]))
+                fixed = max(-2 ** 30, min(2 ** 30, round(z * 65536))) if math.isfinite(z) else \
+                    (0 if math.isnan(z) else int(math.copysign(2 ** 30, z)))
+                mant, e = (int(x) for x in func.exp2_fix(torch.tensor(fixed)))
+                o, l = slices[j % n_slices]
+                l, x = add(l, mant, e)
+                l[0][0] += x
+                bits = int(f32.to_bits(vs[j]))
+                if bits >> 23 & 0xFF:
+                    w, ew = mant * (bits & 0x7FFFFF | 0x800000) >> 23, e + (bits >> 23 & 0xFF) - 127
+                    if w >> 16:
+                        w, ew = w >> 1, ew + 1
+                    o, x = add(o, w, ew)
+                    o[0] = [a + x * int(b) for a, b in zip(o[0], v[j])]
+                slices[j % n_slices] = (o, l)
+            top = [max((s[i][1] for s in slices if s[i][1] is not None), default=0) for i in (0, 1)]
+
+            def total(i, d):
+                parts = [s[i] for s in slices if s[i][1] is not None]
+                return sum(0 if top[i] - e >= 48 else sums[d] >> (top[i] - e) for sums, e in parts)
+
+            acc[t, h] = torch.tensor([total(0, d) >> 8 for d in range(head_dim)])
+            power = math.ldexp(1.0, max(-400, min(400, top[0] - top[1] + 8)))
+            exact = float(func.recip(f32.from_int(torch.tensor(total(1, 0))))) * power
+            scale[t, h] = torch.tensor(0.0 if exact < 2.0 ** -126 else exact, dtype=torch.float64).to(torch.float32)
+    return acc, scale
+
+
+def exact_attention(q, qf, k, ks, v, vs, first_position):
+    """Softmax attention in binary64 of the same numbers (base 2)."""
+    z = (q.double() @ k.double().T) * qf.double()[..., None] * ks.double()
+    seen = torch.arange(k.shape[0]) <= first_position + torch.arange(q.shape[0])[:, None, None]
+    weights = torch.softmax(torch.where(seen, z, -math.inf) * math.log(2), -1)
+    return weights @ (v.double() * vs.double()[:, None])
+
+
+def relative_error(arguments, n_slices):
+    """Largest error in units of the largest value, 127 max |vs|."""
+    acc, scale = attend(*arguments, n_slices)
+    got = acc.double() * scale.double()[..., None]
+    return float((got - exact_attention(*arguments)).abs().max() / (127 * arguments[5].abs().max()))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_is_its_specification(seed):
+    arguments = case(seed, n_tokens=1 + seed % 4, group=1 + seed % 3, head_dim=4, first_position=(7 * seed) % 23,
+                     factor=(0.005, 0.05, 1.0)[seed % 3], spread=(1.0, 8.0, 30.0)[seed // 4], zeros=0.2 * (seed % 2))
+    n_slices = (1, 2, 4)[seed % 3]
+    acc, scale = attend(*arguments, n_slices)
+    acc_literal, scale_literal = literal(*arguments, n_slices)
+    assert torch.equal(acc, acc_literal)
+    assert torch.equal(f32.to_bits(scale), f32.to_bits(scale_literal))
+
+
+@pytest.mark.parametrize("n_slices", [1, 2, 4])
+def test_chunks_do_not_matter(n_slices):
+    q, qf, k, ks, v, vs, _ = case(1, n_tokens=24, group=3, head_dim=16, first_position=0)
+    acc, scale = attend(q, qf, k, ks, v, vs, 0, n_slices)
+    first = 0
+    for n in (1, 5, 2, 7, 8, 1):
+        last = first + n
+        part = attend(q[first:last], qf[first:last], k[:last], ks[:last], v[:last], vs[:last], first, n_slices)
+        assert torch.equal(part[0], acc[first:last]) and torch.equal(part[1], scale[first:last])
+        first = last
+    assert first == 24
+
+
+@pytest.mark.parametrize("n_slices", [1, 4])
+@pytest.mark.parametrize("factor", [0.001, 0.01, 0.03])
+@pytest.mark.parametrize("first_position", [0, 60, 1500])
+def test_close_to_exact_softmax(first_position, factor, n_slices):
+    arguments = case(first_position, n_tokens=4, group=2, head_dim=64, first_position=first_position, factor=factor)
+    assert relative_error(arguments, n_slices) <= 2.0 ** -11
+
+
+@pytest.mark.parametrize("n_slices", [1, 4])
+def test_one_hot_and_flat(n_slices):
+    q, qf, k, ks, v, vs, first = case(3, n_tokens=2, group=2, head_dim=64, first_position=300)
+    k[:] = 0
+    assert relative_error((q, qf, k, ks, v, vs, first), n_slices) <= 2.0 ** -11      # flat: all weights equal
+    k[137] = q[1, 0]
+    qf[:], ks[:] = 0.05, 0.05
+    acc, scale = attend(q, qf, k, ks, v, vs, first, n_slices)                         # z of the query itself is large
+    got = f32.mul(f32.from_int(acc), scale[..., None])[1, 0]
+    want = v[137].float() * vs[137]
+    assert (got - want).abs().max() <= 127 * vs[137] * 2.0 ** -14
+
+
+def test_extremes():
+    q = torch.full((1, 1, 256), -128, dtype=torch.int8)
+    k = torch.full((4096, 256), -128, dtype=torch.int8)
+    ones = torch.ones(4096)
+    acc, scale = attend(q, torch.full((1, 1), 1e9), k, ones, k, ones, 4095, 4)        # saturated scores, all equal
+    assert torch.equal(f32.mul(f32.from_int(acc), scale[..., None]), torch.full((1, 1, 256), -128.0))
+    acc, scale = attend(q, torch.ones(1, 1), k, ones, k, torch.zeros(4096), 4095, 4)
+    assert not acc.any() and torch.isfinite(scale).all()
+
+
+@pytest.mark.parametrize("head_dim,port_bytes,n_beats", [(64, 16, 9), (96, 8, 25), (6, 4, 6), (20, 16, 5)])
+def test_records(head_dim, port_bytes, n_beats):
+    k = torch.randint(-128, 128, (head_dim,)).to(torch.int8)
+    v = torch.randint(-128, 128, (head_dim,)).to(torch.int8)
+    ks, vs = torch.tensor(0.125), torch.tensor(-3.5)
+    raw = pack_record(k, ks, v, vs, port_bytes)
+    assert len(raw) == record_bytes(head_dim, port_bytes) == n_beats * port_bytes
+    back = unpack_record(raw, head_dim, port_bytes)
+    assert all(torch.equal(a, b) for a, b in zip(back, (k, ks, v, vs)))
+    row = -(-head_dim // port_bytes) * port_bytes
+    assert raw[row:row + 8] == bytes.fromhex("0000003e000060c0")
+    with pytest.raises(ValueError, match="A record must be"):
+        unpack_record(raw[:-1], head_dim, port_bytes)

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from . import data
 from .model import DemoConfig, DemoModel
+from .report import write
+from .scoring import bits_per_byte
 
-__all__ = ["Recipe", "Trainer", "bits_per_byte"]
+__all__ = ["Recipe", "Trainer"]
 
 
 class Recipe:
@@ -38,21 +40,6 @@ class Recipe:
     def decay_at(self, step, ternary):
         """Weight decay of a step."""
         return 0.0 if ternary and step >= self.steps // 2 else self.decay
-
-
-def bits_per_byte(model, text, context=256, batch=32, exact=True):
-    """Mean code length of `text` in windows of `context` predicted bytes, none seen twice."""
-    model.eval()
-    tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
-    n_windows = (len(tokens) - 1) // context
-    inputs = tokens[:n_windows * context].view(n_windows, context)
-    targets = tokens[1:n_windows * context + 1].view(n_windows, context)
-    total = 0.0
-    with torch.no_grad():
-        for x, y in zip(inputs.split(batch), targets.split(batch)):
-            logits = model(x, exact)
-            total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
-    return total / (n_windows * context) / math.log(2)
 
 
 class Trainer:
@@ -95,6 +82,10 @@ class Trainer:
         self.step += 1
         return loss.item() / math.log(2)
 
+    def exact_logits(self, tokens):
+        """Logits as the finished model computes them, sums in binary32."""
+        return self.model(tokens, exact=True)
+
     def save(self, path):
         """Everything needed to go on; replaces the file in one move."""
         state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
@@ -122,6 +113,8 @@ def _parse(argv):
     p.add_argument("--out", type=pathlib.Path, required=True, help="folder of the checkpoint")
     p.add_argument("--work", type=pathlib.Path, default=pathlib.Path("build/demo"),
                    help="folder for the fetched text and the intermediate checkpoints")
+    p.add_argument("--page", type=pathlib.Path, default=pathlib.Path("docs/demo_model.md"),
+                   help="page whose block of figures is written")
     p.add_argument("--weights", choices=("ternary", "float"), default="ternary")
     p.add_argument("--steps", type=int, default=12000)
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
@@ -152,7 +145,7 @@ def main(argv=None):
                "train_bits_per_byte": round(sum(losses) / len(losses), 4),
                "heldout_bits_per_byte": ""}
         if trainer.step % 500 == 0:
-            estimate = bits_per_byte(trainer.model, heldout_text[:32 * 512 + 1])
+            estimate = bits_per_byte(trainer.exact_logits, heldout_text[:64 * 256 + 1])
             row["heldout_bits_per_byte"] = round(estimate, 4)
             trainer.save(checkpoint)
         trainer.curve.append(row)
@@ -160,6 +153,8 @@ def main(argv=None):
         speed = (trainer.step - first) * recipe.batch * recipe.context / (time.monotonic() - begun)
         print(*row.values(), f"{speed:.0f} tokens/s", flush=True)
     trainer.save(checkpoint)
+    if (args.work / "ternary.pt").exists():
+        write(args.out, args.work, args.page)
 
 
 if __name__ == "__main__":

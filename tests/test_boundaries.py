@@ -8,7 +8,7 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[1]
 STDLIB = set(sys.stdlib_module_names)
-HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config", "configs")}
+HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config", "configs", "links", "tables")}
 
 # Folder or file -> what it may import beside the standard library; the longest match counts.
 MAY = {

@@ -3,7 +3,7 @@
 import cocotb
 
 from celosia.sim_tb.link import Monitor, Sink, Source, cycles, parameters, reset, rng, start_clock
-from tests.sim_tb.designs import Beat
+from designs import Beat
 
 
 def random_beat(numbers):

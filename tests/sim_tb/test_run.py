@@ -4,9 +4,9 @@
 import pytest
 
 from celosia.sim_tb.run import simulate
-from tests.sim_tb.designs import Buffer
+from designs import Buffer
 
-BENCH = "tests.sim_tb.buffer_bench"
+BENCH = "buffer_bench"
 pytestmark = pytest.mark.sim
 
 

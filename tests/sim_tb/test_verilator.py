@@ -8,7 +8,7 @@ import pytest
 
 from celosia.gen.verilog import emit, share_modules
 from celosia.sim_tb.verilator import build_library, lint
-from tests.sim_tb.designs import Counter, Lanes
+from designs import Counter, Lanes
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.sim

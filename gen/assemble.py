@@ -1,0 +1,187 @@
+"""A quantised model becomes the contents of an image: tables, packed matrices and programs at their addresses.
+
+    QModel ── Layout ──► tables, trits ── pack ──► segments ──► addresses ──► programs ──► payload and header
+
+The payload is the model window: what the accelerator reads, in the order in which it reads it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index
+
+from . import fit
+from .pack import matmul_beats, pack_matmul, to_planes
+from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
+from .program import Matrix, Placement, Table, compile_program
+from .quantise import HEAD_MAX
+
+__all__ = ["HEAD_PLANES", "Assembled", "assemble", "place"]
+
+HEAD_PLANES = 5
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What an image holds: the JSON header, the model window, and the compiled programs for whoever wants to read them."""
+    header: dict
+    payload: bytes
+    programs: dict
+    placement: Placement
+
+
+def assemble(model, accel, context=None, progress=None):
+    """Lay out, check, pack and compile. ``progress`` is called with the name of every segment that is done.
+
+    Raises :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small.
+    """
+    context = fit.default_context(model.config, accel) if context is None else context
+    layout = Layout(model.config, accel, context)
+    sources = _sources(model, layout)
+    placement, size, cache_bytes = place(layout, {name: source.scale for name, source in sources.items()
+                                                  if isinstance(source, _MatrixSource)})
+    programs = {name: compile_program(placement, head=name == "decode") for name in ("decode", "prefill")}
+    fit.require(layout, programs)
+
+    payload = np.zeros(size + sum(pad_to(len(p.steps) * DESCRIPTOR_BYTES, ALIGN_BYTES) for p in programs.values()), np.uint8)
+    segments = []
+
+    def put(name, address, ports):
+        for port, data in enumerate(ports):
+            start = address.offset + port * address.port_stride
+            payload[start:start + len(data)] = data
+        span = payload[address.offset:address.offset + len(ports) * address.port_stride]
+        segments.append({"name": name, "offset": address.offset, "bytes": len(span),
+                         "sha256": hashlib.sha256(span.tobytes()).hexdigest()})
+        if progress:
+            progress(name)
+
+    for name, source in sources.items():
+        if isinstance(source, _MatrixSource):
+            put(name, placement.matrices[name].address, pack_matmul(source.planes(), accel))
+        else:
+            put(name, placement.tables[name].address, split_rows(source(), accel))
+    listed = {}
+    for name, program in programs.items():
+        code = np.frombuffer(program.encode(), np.uint8)
+        put(f"program.{name}", Address(size, pad_to(len(code), ALIGN_BYTES), len(code)), [code])
+        listed[name] = {"offset": size, "count": len(program.steps)}
+        size += pad_to(len(code), ALIGN_BYTES)
+
+    header = {
+        "isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": model.name,
+        "model": model.config.to_json(), "vocab": model.config.vocab_size, "context": context,
+        "tokenizer": "bytes" if model.config.vocab_size == 256 else "none",
+        "payload_bytes": len(payload), "cache_bytes": cache_bytes,
+        "cache": {"record_bytes": layout.record_bytes, "head_pad": layout.head_pad},
+        "segments": segments, "programs": listed}
+    return Assembled(header, payload.tobytes(), programs, placement)
+
+
+def place(layout, scales):
+    """(Placement, bytes of the model window without programs, bytes of the cache window).
+
+    ``scales`` gives, for every matrix of ``_shapes``, its scale as a float, or None where a table holds one a row.
+    """
+    accel, lanes_bytes = layout.accel, 4 * layout.accel.vector_lanes
+    space = Space(accel.n_ports)
+    matrices, tables = {}, {}
+    for name, shape in _shapes(layout).items():
+        if len(shape) == 3:
+            planes, rows, columns = shape
+            beats = matmul_beats(planes, rows, columns, accel)
+            matrices[name] = Matrix(space.take(beats * accel.port_bytes), layout.rows(rows), layout.columns(columns), planes,
+                                    scales[name])
+        elif not name.endswith(".scales") or scales[name.removesuffix(".scales")] is None:
+            n_rows, n_words = shape
+            stride = n_words * lanes_bytes // accel.n_ports
+            index = {"embedding": Index.TOKEN, "rope": Index.POSITION}.get(name, Index.NONE)
+            tables[name] = Table(space.take(n_rows * stride, stride), n_words, index)
+    cache, cache_bytes = layout.cache()
+    return Placement(layout, matrices, tables, cache), space.size, cache_bytes
+
+
+def _shapes(layout):
+    """All that lies in the model window, in order: tables (rows, words), matrices (planes, rows, columns)."""
+    model, words = layout.model, layout.words
+    shapes = {"embedding": (model.vocab_size, words(layout.hidden_rows)), "rope": (layout.context, layout.head_words)}
+
+    def matrix(name, planes, rows, columns):
+        shapes[f"{name}.scales"] = (1, words(rows))
+        shapes[name] = (planes, rows, columns)
+
+    for i in range(model.n_layers):
+        shapes[f"layer{i}.attn_norm"] = (1, words(layout.hidden_rows))
+        for head in range(model.n_kv_heads):
+            matrix(f"layer{i}.qkv{head}", 1, layout.qkv_rows, model.hidden_size)
+        if model.sub_norms:
+            shapes[f"layer{i}.attn_sub_norm"] = (1, words(layout.attn_columns))
+        matrix(f"layer{i}.o", 1, layout.hidden_rows, layout.attn_columns)
+        shapes[f"layer{i}.ffn_norm"] = (1, words(layout.hidden_rows))
+        matrix(f"layer{i}.gate", 1, layout.ffn_rows, model.hidden_size)
+        matrix(f"layer{i}.up", 1, layout.ffn_rows, model.hidden_size)
+        if model.sub_norms:
+            shapes[f"layer{i}.ffn_sub_norm"] = (1, words(layout.ffn_rows))
+        matrix(f"layer{i}.down", 1, layout.hidden_rows, model.ffn_size)
+    shapes["final_norm"] = (1, words(layout.hidden_rows))
+    matrix("head", HEAD_PLANES, layout.vocab_rows, model.hidden_size)
+    return shapes
+
+
+class _MatrixSource:
+    """Trits (planes, rows, columns) when asked for, and the scale: a float where all rows have the same."""
+
+    def __init__(self, planes, scales):
+        self.planes = planes
+        self.scales = scales
+        real = scales[scales != 0]
+        self.scale = float(real[0]) if len(real) and bool((real == real[0]).all()) else None
+
+
+def _sources(model, layout):
+    """{name: matrix source, or a function that gives a table's rows float32}, in the order of ``_shapes``."""
+    sources, pad = {}, layout.pad
+
+    def matrix(name, planes, scales):
+        source = _MatrixSource(planes, scales)
+        if source.scale is None:
+            sources[f"{name}.scales"] = lambda: scales[None].numpy()
+        sources[name] = source
+
+    def gain(name, values, size):
+        sources[name] = lambda: pad(values, size)[None].numpy()
+
+    def ternary(name, matrix_, rows, trits=None):
+        trits = matrix_.trits if trits is None else trits
+        matrix(name, lambda: layout.matrix(trits, rows).numpy()[None], pad(matrix_.scale, rows))
+
+    sources["embedding"] = lambda: pad(model.embedding, model.config.vocab_size, layout.hidden_rows).numpy()
+    sources["rope"] = lambda: pad(rope_table(model.config, layout.context), layout.context, layout.head_pad).numpy()
+    for i, layer in enumerate(model.layers):
+        gain(f"layer{i}.attn_norm", layer.attn_norm, layout.hidden_rows)
+        for head in range(model.config.n_kv_heads):
+            trits, scales = layout.qkv(layer, head)
+            matrix(f"layer{i}.qkv{head}", lambda trits=trits: trits.numpy()[None], scales)
+        if model.config.sub_norms:
+            gain(f"layer{i}.attn_sub_norm", layout.heads_padded(layer.attn_sub_norm), layout.attn_columns)
+        ternary(f"layer{i}.o", layer.o, layout.hidden_rows, layout.heads_padded(layer.o.trits))
+        gain(f"layer{i}.ffn_norm", layer.ffn_norm, layout.hidden_rows)
+        ternary(f"layer{i}.gate", layer.gate, layout.ffn_rows)
+        ternary(f"layer{i}.up", layer.up, layout.ffn_rows)
+        if model.config.sub_norms:
+            gain(f"layer{i}.ffn_sub_norm", layer.ffn_sub_norm, layout.ffn_rows)
+        ternary(f"layer{i}.down", layer.down, layout.hidden_rows)
+    gain("final_norm", model.final_norm, layout.hidden_rows)
+    assert int(model.head.weights.abs().max()) <= HEAD_MAX, "head weights must be five balanced ternary digits"
+    matrix("head", lambda: to_planes(pad(model.head.weights, layout.vocab_rows, model.config.hidden_size).numpy(),
+                                     HEAD_PLANES), pad(model.head.scale, layout.vocab_rows))
+    return sources
+
+
+def split_rows(rows, accel):
+    """(n, elements) float32 to the bytes of each port: every beat's share, row after row."""
+    raw = np.ascontiguousarray(rows.astype("<f4")).view(np.uint8)
+    ports = raw.reshape(len(rows), -1, accel.n_ports, accel.port_bytes).transpose(2, 0, 1, 3)
+    return [port.reshape(-1) for port in ports]

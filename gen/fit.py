@@ -1,0 +1,57 @@
+"""Does this model fit this configuration? Every limit by name, and by how much it is exceeded."""
+
+from celosia.hw.isa import Vector
+
+__all__ = ["DoesNotFit", "check", "default_context", "require"]
+
+
+class DoesNotFit(ValueError):
+    """The message is one sentence naming every limit that is exceeded; ``problems`` lists them."""
+
+    def __init__(self, config_name, problems):
+        super().__init__(f"The model does not fit configuration {config_name}: {'; '.join(problems)}")
+        self.problems = problems
+
+
+def default_context(model, accel):
+    """The longest context that model and configuration allow."""
+    return min(model.max_positions, accel.max_positions)
+
+
+def check(layout, programs=None):
+    """List of what does not fit, one phrase each; empty when all does. ``programs`` add their scratch memory."""
+    model, accel = layout.model, layout.accel
+    problems = []
+
+    def limit(needed, has, what, unit):
+        if needed > has:
+            problems.append(f"{what} needs {needed} {unit}, configuration {accel.name} has {has}")
+
+    for name, size in (("hidden_size", model.hidden_size), ("ffn", model.ffn_size), ("attention output", layout.attn_columns)):
+        limit(layout.columns(size), accel.max_columns, f"{name} {size}", "columns")
+    limit(layout.columns(model.hidden_size), accel.max_planes_columns(5), f"head of hidden_size {model.hidden_size}",
+          f"columns of {accel.accumulator_bits} bit sums")
+    limit(layout.columns(max(model.ffn_size, layout.attn_columns)), accel.max_planes_columns(1), "the longest product",
+          f"columns of {accel.accumulator_bits} bit sums")
+    limit(layout.head_beats, accel.max_head_words, f"head_dim {model.head_dim}", f"words of {accel.port_bytes} elements")
+    limit(model.group * accel.token_lanes, accel.max_queries,
+          f"{model.group} query heads a KV head of {accel.token_lanes} tokens", "queries")
+    limit(layout.context, accel.max_positions, f"context {layout.context}", "positions")
+    limit(model.vocab_size, 1 << 20, f"vocabulary {model.vocab_size}", "numbers of a candidate")
+    limit(max(layout.vocab_rows // accel.engine_rows, layout.words(layout.vocab_rows)),
+          (1 << Vector.as_shape()["n_words"].width) - 1, f"vocabulary {model.vocab_size}", "words of a descriptor")
+    for name, program in (programs or {}).items():
+        for letter, scratch, needed, has in (("X", "activation", program.x_words, accel.x_words),
+                                             ("P", "parameter", program.p_words, accel.p_words)):
+            if needed > has:
+                held = ", ".join(f"{buffer} {words}" for buffer, words in program.held[letter].items())
+                problems.append(f"program {name} needs {needed} words of {scratch} scratch ({held}), "
+                                f"configuration {accel.name} has {has}")
+    return problems
+
+
+def require(layout, programs=None):
+    """Raise :class:`DoesNotFit` unless :func:`check` finds nothing."""
+    problems = check(layout, programs)
+    if problems:
+        raise DoesNotFit(layout.accel.name, problems)

@@ -1,0 +1,78 @@
+"""The image file: a header, the model window, and a digest of everything.
+
+    offset  bytes  what
+    0       8      "CELOSIA" and a zero
+    8       4      format version, little endian
+    12      4      bytes of the JSON header, little endian
+    16      n      header: JSON, keys sorted, no blanks, UTF-8
+    ...            zeros up to a multiple of 4096
+    ...     m      payload: the model window (``payload_bytes`` of the header)
+    end-32  32     SHA-256 of all bytes before
+
+``docs/image.md`` describes the header. The same model and configuration give the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+__all__ = ["FORMAT_VERSION", "MAGIC", "ImageError", "encode", "parse", "write"]
+
+MAGIC = b"CELOSIA\0"
+FORMAT_VERSION = 1
+PAGE_BYTES = 4096
+_DIGEST_BYTES = 32
+_START = struct.Struct("<8sII")
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message is one sentence."""
+
+
+def encode(header, payload):
+    """The bytes of an image file."""
+    if header["payload_bytes"] != len(payload):
+        raise ValueError(f"Header payload_bytes must be the payload's {len(payload)}, not {header['payload_bytes']}")
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    front = _START.pack(MAGIC, FORMAT_VERSION, len(text)) + text
+    body = front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0") + bytes(payload)
+    return body + hashlib.sha256(body).digest()
+
+
+def parse(data):
+    """(header, payload) of the bytes of an image file; raises :class:`ImageError`."""
+    if len(data) < _START.size or data[:len(MAGIC)] != MAGIC:
+        raise ImageError("The file must be a Celosia image, and does not begin like one")
+    _, version, header_bytes = _START.unpack_from(data)
+    if version != FORMAT_VERSION:
+        raise ImageError(f"The image must have format version {FORMAT_VERSION}, not {version}: pack it again")
+    start = -(-(_START.size + header_bytes) // PAGE_BYTES) * PAGE_BYTES
+    if len(data) < start + _DIGEST_BYTES:
+        raise ImageError(f"The image is truncated: it has {len(data)} bytes and its header alone takes {start}")
+    try:
+        header = json.loads(data[_START.size:_START.size + header_bytes])
+        size = start + header["payload_bytes"] + _DIGEST_BYTES
+    except (ValueError, KeyError, TypeError):
+        raise ImageError("The image is corrupted: its header cannot be read") from None
+    if len(data) < size:
+        raise ImageError(f"The image is truncated: it must have {size} bytes, not {len(data)}")
+    if len(data) > size or hashlib.sha256(data[:-_DIGEST_BYTES]).digest() != data[-_DIGEST_BYTES:]:
+        raise ImageError("The image is corrupted: its digest does not match its contents")
+    return header, data[start:-_DIGEST_BYTES]
+
+
+def write(path, data):
+    """Write the bytes of an image at once: the file is either whole or not there."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

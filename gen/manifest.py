@@ -1,0 +1,30 @@
+"""The contract between a built accelerator and the host: what it is, and where its registers are."""
+
+from dataclasses import asdict
+
+from celosia.hw import regs
+from celosia.hw.isa import ISA_VERSION
+
+from .image import FORMAT_VERSION as IMAGE_VERSION
+
+__all__ = ["MANIFEST_VERSION", "build_manifest"]
+
+MANIFEST_VERSION = 1
+
+
+def build_manifest(config):
+    """The manifest of a configuration as a dict that JSON can hold; no dates, no paths."""
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "config_name": config.name,
+        "config": asdict(config),
+        "digest": config.digest,
+        "clock_mhz": config.clock_mhz,
+        "isa_version": ISA_VERSION,
+        "abi_version": regs.ABI_VERSION,
+        "image_version": IMAGE_VERSION,
+        "registers": {register.name: register.offset for register in regs.REGISTERS},
+        "counters": {register.name: register.offset for register in regs.COUNTERS},
+        "errors": {name: value for value, name in regs.Error.NAMES.items()},
+        "topk_offset": regs.TOPK_OFFSET,
+    }

@@ -1,0 +1,135 @@
+"""Shapes of a decoder, and its weights before and after quantisation.
+
+    Checkpoint (float tensors, or trits where the file holds trits) ── quantise ──► QModel (trits and scales)
+
+Names of matrices: q, k, v, o, gate, up, down. Matrices are (outputs, inputs), as in torch. Norm gains: attn_norm,
+attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model that has none.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+
+import torch
+
+__all__ = ["ACTS", "MATRICES", "Checkpoint", "ModelConfig", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
+
+ACTS = ("relu2", "silu")
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of a decoder, in elements, and what its layers compute. ValueError with one sentence when they do not fit."""
+
+    hidden_size: int
+    ffn_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    act: str = "relu2"       # relu2: relu(gate)**2 * up; silu: gate * sigmoid(gate) * up
+    sub_norms: bool = True   # RMS norms before o and down
+    tied: bool = True        # the head is the embedding
+
+    def __post_init__(self):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type is int and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+                raise ValueError(f"Model {each.name} must be a positive integer, not {value!r}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"Model n_heads must be a multiple of the {self.n_kv_heads} KV heads, not {self.n_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"Model head_dim must be even for rotary positions, not {self.head_dim}")
+        if self.act not in ACTS:
+            raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {self.act!r}")
+        if not self.norm_eps > 0 or not self.rope_theta > 0:
+            raise ValueError(f"Model norm_eps and rope_theta must be positive, not {self.norm_eps} and {self.rope_theta}")
+
+    @property
+    def group(self):
+        """Query heads that share a KV head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def attn_size(self):
+        """Elements of all query heads."""
+        return self.n_heads * self.head_dim
+
+    def shape(self, matrix):
+        """(outputs, inputs) of a matrix of ``MATRICES``."""
+        kv_size = self.n_kv_heads * self.head_dim
+        return {"q": (self.attn_size, self.hidden_size), "k": (kv_size, self.hidden_size),
+                "v": (kv_size, self.hidden_size), "o": (self.hidden_size, self.attn_size),
+                "gate": (self.ffn_size, self.hidden_size), "up": (self.ffn_size, self.hidden_size),
+                "down": (self.hidden_size, self.ffn_size)}[matrix]
+
+    def gains(self):
+        """{name: elements} of the norms of a layer."""
+        gains = {"attn_norm": self.hidden_size, "ffn_norm": self.hidden_size}
+        if self.sub_norms:
+            gains |= {"attn_sub_norm": self.attn_size, "ffn_sub_norm": self.ffn_size}
+        return gains
+
+    def to_json(self):
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Trits:
+    """A matrix that the checkpoint holds as trits: value = trits * scale."""
+    trits: torch.Tensor     # (outputs, inputs) int8 in -1..1
+    scale: torch.Tensor     # () float32
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read: float32 tensors, or :class:`Trits` for matrices."""
+    config: ModelConfig
+    embedding: torch.Tensor                # (vocab, hidden) float32
+    layers: list                           # {matrix name: float32 tensor or Trits, gain name: float32 tensor}
+    final_norm: torch.Tensor               # (hidden,) float32
+    head: torch.Tensor                     # (vocab, hidden) float32; the embedding itself when tied
+    name: str = "model"
+
+
+@dataclass(frozen=True)
+class QMatrix:
+    """value[r, c] = trits[r, c] * scale[r]."""
+    trits: torch.Tensor     # (outputs, inputs) int8 in -1..1
+    scale: torch.Tensor     # (outputs,) float32
+
+
+@dataclass(frozen=True)
+class QHead:
+    """value[r, c] = weights[r, c] * scale[r]."""
+    weights: torch.Tensor   # (vocab, hidden) int8 in -121..121
+    scale: torch.Tensor     # (vocab,) float32
+
+
+@dataclass(frozen=True)
+class QLayer:
+    q: QMatrix
+    k: QMatrix
+    v: QMatrix
+    o: QMatrix
+    gate: QMatrix
+    up: QMatrix
+    down: QMatrix
+    attn_norm: torch.Tensor
+    ffn_norm: torch.Tensor
+    attn_sub_norm: torch.Tensor | None = None
+    ffn_sub_norm: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class QModel:
+    """The quantised decoder: what the image holds and the golden model computes with."""
+    config: ModelConfig
+    embedding: torch.Tensor                # (vocab, hidden) float32
+    layers: list[QLayer]
+    final_norm: torch.Tensor               # (hidden,) float32
+    head: QHead
+    name: str = field(default="model")

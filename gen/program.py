@@ -1,0 +1,353 @@
+"""The program compiler: a decoder as a list of descriptors.
+
+    model sizes ── schedule ──► operations ── tables: LOADs ahead of their use ──► waits ──► 64-byte descriptors
+
+Two programs: ``prefill`` fills the cache for a chunk of tokens (its last layer ends after attention: nobody reads what would
+follow), ``decode`` does the same and the head for the last token. Both serve any number of token lanes.
+
+Scalar registers of a token: 0 RMS factor; 0, 1 scales of a query, key or value; 2, 3 scales of the activations that the
+matmul engine holds. ``docs/program.md`` tells the order and why it cannot lock up.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from celosia.hw import isa
+from celosia.hw.formats import bits_of
+from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
+
+from .place import Address, Layout
+from .scratch import Scratch, Tracker
+
+__all__ = ["Matrix", "Placement", "Program", "Step", "Table", "compile_program"]
+
+LOOK_AHEAD = 2      # tables that are loaded before the one in use is done with
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A packed matrix in the model window. ``scale`` is one binary32 for all rows, or None where a table holds them."""
+    address: Address
+    rows: int
+    columns: int
+    planes: int
+    scale: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of binary32 words in the model window; ``index`` selects the row, ``n_words`` is its length."""
+    address: Address
+    n_words: int
+    index: Index = Index.NONE
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the compiler finds things, by name: matrices, tables, cache regions by (layer, KV head)."""
+    layout: Layout
+    matrices: dict
+    tables: dict
+    cache: dict
+
+
+@dataclass
+class Step:
+    """One descriptor. ``table`` names what p_base points at, ``producer`` is the step whose stream a VECTOR takes."""
+    opcode: Opcode
+    fields: dict
+    label: str
+    table: str | None = None
+    producer: "Step | None" = None
+    waits: tuple = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program, with the scratch words it needs and who holds them at the peak."""
+    name: str
+    steps: list
+    x_words: int
+    p_words: int
+    held: dict = field(default_factory=dict)    # "X" or "P": {buffer: words}
+
+    def encode(self):
+        """The bytes of all descriptors."""
+        return b"".join(isa.pack(step.opcode, step.waits, **step.fields) for step in self.steps)
+
+    def listing(self):
+        """The program for people: a line a descriptor."""
+        return "\n".join([f"program {self.name}: {len(self.steps)} descriptors, {self.x_words} words of X, "
+                          f"{self.p_words} words of P", *(_line(i, step) for i, step in enumerate(self.steps))]) + "\n"
+
+
+def compile_program(placement, *, head, name=None):
+    """Compile ``decode`` (with ``head``) or ``prefill`` (without)."""
+    schedule = _Schedule(placement, head)
+    schedule.run()
+    steps, p_scratch = _insert_loads(schedule.steps, placement)
+    tracker = Tracker(placement.layout.accel.token_lanes)
+    for step in steps:
+        step.waits = tracker.issue(step.opcode, step.fields)
+    check_streams(steps)
+    return Program(name or ("decode" if head else "prefill"), steps, schedule.x.peak, p_scratch.peak,
+                   {"X": schedule.x.held, "P": p_scratch.held})
+
+
+class _Schedule:
+    """All descriptors but LOADs, in program order, with X allocated and P still by name."""
+
+    def __init__(self, placement, head):
+        self.place, self.head = placement, head
+        self.layout, self.model = placement.layout, placement.layout.model
+        self.accel = self.layout.accel
+        self.x = Scratch(self.accel.x_words)
+        self.steps = []
+        self._strides = {}          # X buffer: words a token
+        self._act_bank = 0
+
+    # Emitters
+
+    def buffer(self, name, words):
+        self.x.take(name, words * self.accel.token_lanes)
+        self._strides[name] = words
+
+    def _x(self, prefix, name, offset=0):
+        return {f"{prefix}_base": self.x.base(name) + offset, f"{prefix}_stride": self._strides[name]}
+
+    def vector(self, label, n_words, *, x=None, d=None, table=None, producer=None, **fields):
+        """One VECTOR step. ``x`` and ``d`` are X buffers or (buffer, first word); ``table`` is what it reads from P."""
+        default = dict(addr=0, port_stride=0, x_base=0, x_stride=0, p_base=0, p_stride=0, d_base=0, d_stride=0, imm0=0,
+                       imm1=0, source=Source.X, mul1=Mul1.ONE, mul1_scalar=0, mul2=Mul2.ONE, mul3=Mul3.ONE,
+                       add=Add.NONE, reduce=Reduce.NONE, reduce_scalar=0, sink=Sink.NONE, scale_scalar=0, bank=0, head=0,
+                       tokens=Tokens.ALL)
+        block_words = min(n_words, self.layout.words(self.accel.row_block_rows)) if producer is not None and \
+            producer.opcode is Opcode.MATMUL else n_words
+        for prefix, at in (("x", x), ("d", d)):
+            if at is not None:
+                default |= self._x(prefix, *((at,) if isinstance(at, str) else at))
+        self.steps.append(Step(Opcode.VECTOR, default | {"n_words": n_words, "block_words": block_words} | fields, label,
+                               table, producer))
+
+    def matmul(self, name, tokens=Tokens.ALL):
+        """One MATMUL step on the bank that was quantised last."""
+        matrix = self.place.matrices[name]
+        step = Step(Opcode.MATMUL, dict(
+            addr=matrix.address.offset, port_stride=matrix.address.port_stride,
+            n_row_groups=matrix.rows // self.accel.engine_rows, n_col_blocks=matrix.columns // self.accel.columns,
+            planes=matrix.planes, bank=self._act_bank, tokens=tokens), name)
+        self.steps.append(step)
+        return step
+
+    def dequantise(self, step, *, tokens=Tokens.ALL, **fields):
+        """Sums of a MATMUL to numbers: times the activations' scale, times the rows' scale."""
+        matrix = self.place.matrices[step.label]
+        scale, table = {"mul2": Mul2.P}, f"{step.label}.scales"
+        if matrix.scale is not None:
+            scale, table = {"mul2": Mul2.IMM, "imm1": bits_of(matrix.scale)}, None
+        self.vector(f"{step.label}: dequantise", self.layout.words(matrix.rows), producer=step, table=table,
+                    source=Source.MATMUL, mul1=Mul1.SCALAR, mul1_scalar=3, tokens=tokens, **scale, **fields)
+
+    def normalise(self, gain, source, target, n_words, n_elements, tokens=Tokens.ALL):
+        """RMS norm of X buffer ``source`` into ``target``, then as int8 into the next activation bank."""
+        self.vector(f"{gain}: mean square", n_words, x=source, mul3=Mul3.SELF, reduce=Reduce.RMS, reduce_scalar=0,
+                    imm0=bits_of(1.0 / n_elements), imm1=bits_of(self.model.norm_eps), tokens=tokens)
+        self.vector(f"{gain}: normalise", n_words, x=source, d=target, table=gain, mul1=Mul1.SCALAR, mul1_scalar=0,
+                    mul2=Mul2.P, sink=Sink.X, reduce=Reduce.ABSMAX, reduce_scalar=2, tokens=tokens)
+        self.quantise(f"{gain}: quantise", target, n_words, tokens)
+
+    def quantise(self, label, source, n_words, tokens=Tokens.ALL):
+        """X buffer as int8, by scalar 2, into the activation bank that is not in use."""
+        self._act_bank ^= 1
+        self.vector(label, n_words, x=source, mul1=Mul1.SCALAR, mul1_scalar=2, sink=Sink.ACT, bank=self._act_bank,
+                    tokens=tokens)
+
+    def normalise_or_quantise(self, gain, buffer, n_words, n_elements):
+        """In place where the model has this sub-norm; only quantised where it has not."""
+        if gain in self.place.tables:
+            self.normalise(gain, buffer, buffer, n_words, n_elements)
+        else:
+            self.vector(f"{gain}: none, absmax", n_words, x=buffer, reduce=Reduce.ABSMAX, reduce_scalar=2)
+            self.quantise(f"{gain}: none, quantise", buffer, n_words)
+
+    # The decoder
+
+    def run(self):
+        layout, model = self.layout, self.model
+        hidden_words = layout.words(layout.hidden_rows)
+        self.buffer("residual", hidden_words)
+        self.vector("embedding", hidden_words, source=Source.P, table="embedding", sink=Sink.X, d="residual",
+                    p_stride=hidden_words)
+        for layer in range(model.n_layers):
+            self.buffer("normed", hidden_words)
+            self.normalise(f"layer{layer}.attn_norm", "residual", "normed", hidden_words, model.hidden_size)
+            self.x.free("normed")
+            self.attention(layer)
+            if layer == model.n_layers - 1 and not self.head:
+                break
+            attn_words = layout.words(layout.attn_columns)
+            self.normalise_or_quantise(f"layer{layer}.attn_sub_norm", "attn", attn_words, model.attn_size)
+            self.x.free("attn")
+            self.add_residual(self.matmul(f"layer{layer}.o"))
+            self.ffn(layer)
+        if self.head:
+            self.buffer("normed", hidden_words)
+            self.normalise("final_norm", "residual", "normed", hidden_words, model.hidden_size, Tokens.LAST)
+            self.dequantise(self.matmul("head", Tokens.LAST), tokens=Tokens.LAST, sink=Sink.TOPK, imm0=model.vocab_size)
+        self.steps.append(Step(Opcode.END, {}, "end"))
+
+    def add_residual(self, step):
+        self.dequantise(step, x="residual", d="residual", add=Add.X, sink=Sink.X)
+
+    def attention(self, layer):
+        """All KV heads. The matrix of head h + 1 is in the engine while head h is attended to."""
+        layout, heads = self.layout, self.model.n_kv_heads
+        self.buffer("attn", layout.words(layout.attn_columns))
+        attends = {}
+        step = self.matmul(f"layer{layer}.qkv{0}")
+        for head in range(heads):
+            self.buffer(f"qkv{head % 2}", layout.words(layout.qkv_rows))
+            self.dequantise(step, d=f"qkv{head % 2}", sink=Sink.X)
+            if head + 1 < heads:
+                step = self.matmul(f"layer{layer}.qkv{head + 1}")
+            self.queries(layer, head)
+            if head:
+                self.attended(layer, head - 1, attends[head - 1])
+            attends[head] = self.attend(layer, head)
+            self.x.free(f"qkv{head % 2}")
+        self.attended(layer, heads - 1, attends[heads - 1])
+        if layer == self.model.n_layers - 1 and not self.head:
+            self.x.free("attn")
+
+    def rotate(self, label, words):
+        self.vector(f"{label}: rotate", self.layout.head_words, x=words, d=words, table="rope", mul1=Mul1.P, mul2=Mul2.ROPE,
+                    add=Add.ROPE, p_stride=self.layout.head_words, sink=Sink.X, reduce=Reduce.ABSMAX, reduce_scalar=0)
+
+    def queries(self, layer, head):
+        layout = self.layout
+        factor = math.log2(math.e) / math.sqrt(self.model.head_dim)
+        for query in range(self.model.group):
+            at, label = (f"qkv{head % 2}", query * layout.head_words), f"layer{layer}.q{head}.{query}"
+            self.rotate(label, at)
+            self.vector(f"{label}: quantise", layout.head_words, x=at, mul1=Mul1.SCALAR, mul1_scalar=0, sink=Sink.Q,
+                        scale_scalar=1, imm1=bits_of(factor), bank=head % 2, head=query)
+
+    def attend(self, layer, head):
+        """Key and value of the chunk, then ATTEND."""
+        layout, region = self.layout, self.place.cache[layer, head]
+        key, value = ((f"qkv{head % 2}", (self.model.group + i) * layout.head_words) for i in range(2))
+        where = {"addr": region.offset, "port_stride": region.port_stride}
+        quantise = {"mul1": Mul1.SCALAR, "mul1_scalar": 0, "scale_scalar": 1}
+        self.rotate(f"layer{layer}.k{head}", key)
+        self.vector(f"layer{layer}.k{head}: quantise", layout.head_words, x=key, sink=Sink.K, **quantise)
+        self.vector(f"layer{layer}.v{head}: absmax", layout.head_words, x=value, reduce=Reduce.ABSMAX, reduce_scalar=0)
+        self.vector(f"layer{layer}.v{head}: quantise", layout.head_words, x=value, sink=Sink.V, **quantise, **where)
+        step = Step(Opcode.ATTEND, dict(where, group=self.model.group, head_words=layout.head_beats, bank=head % 2),
+                    f"layer{layer}.attend{head}")
+        self.steps.append(step)
+        return step
+
+    def attended(self, layer, head, step):
+        words = self.model.group * self.layout.head_words
+        self.vector(f"{step.label}: take", words, producer=step, source=Source.ATTEND, mul1=Mul1.STREAM, sink=Sink.X,
+                    d=("attn", head * words))
+
+    def ffn(self, layer):
+        layout, model = self.layout, self.model
+        hidden_words, ffn_words = layout.words(layout.hidden_rows), layout.words(layout.ffn_rows)
+        self.buffer("normed", hidden_words)
+        self.normalise(f"layer{layer}.ffn_norm", "residual", "normed", hidden_words, model.hidden_size)
+        self.x.free("normed")
+        self.buffer("gate", ffn_words)
+        self.dequantise(self.matmul(f"layer{layer}.gate"), d="gate", sink=Sink.X,
+                        mul3={"relu2": Mul3.RELU, "silu": Mul3.SIGMOID}[model.act])
+        self.dequantise(self.matmul(f"layer{layer}.up"), x="gate", d="gate", mul3=Mul3.X, sink=Sink.X)
+        self.normalise_or_quantise(f"layer{layer}.ffn_sub_norm", "gate", ffn_words, model.ffn_size)
+        self.x.free("gate")
+        self.add_residual(self.matmul(f"layer{layer}.down"))
+
+
+def _drains(steps):
+    """{index of a MATMUL or ATTEND: index of the VECTOR that takes its stream}."""
+    index = {id(step): i for i, step in enumerate(steps)}
+    return {index[id(step.producer)]: i for i, step in enumerate(steps) if step.producer is not None}
+
+
+def _insert_loads(steps, placement):
+    """Put a LOAD for every table into the program, LOOK_AHEAD tables early where P has room. Returns steps and scratch.
+
+    A table that is used before some stream is drained must be loaded before the step that fills the stream (see
+    ``check_streams``): that step is where it is needed at the latest.
+    """
+    lanes, scratch = placement.layout.accel.token_lanes, Scratch(placement.layout.accel.p_words)
+    first, last = {}, {}
+    for i, step in enumerate(steps):
+        if step.table is not None:
+            first.setdefault(step.table, i)
+            last[step.table] = i
+    drains = _drains(steps)
+    due = {name: min([use, *(s for s, drain in drains.items() if s < use <= drain)]) for name, use in first.items()}
+    waiting = sorted(first, key=lambda name: (due[name], first[name]))
+    done, out = [], []
+
+    def load(name):
+        table = placement.tables[name]
+        indexed = table.index is not Index.NONE
+        base = scratch.take(name, table.n_words * (lanes if indexed else 1))
+        out.append(Step(Opcode.LOAD, dict(
+            addr=table.address.offset, port_stride=table.address.port_stride, index_stride=table.address.index_stride,
+            index=table.index, n_words=table.n_words, d_base=base, d_stride=table.n_words if indexed else 0), name))
+        waiting.remove(name)
+
+    for i, step in enumerate(steps):
+        while waiting and due[waiting[0]] <= i:
+            load(waiting[0])
+        in_use = [name for name in first if name not in waiting and name not in done]
+        ahead = LOOK_AHEAD - sum(first[name] > i for name in in_use)
+        for name in waiting[:max(ahead, 0)]:
+            table = placement.tables[name]
+            if not scratch.fits(table.n_words * (1 if table.index is Index.NONE else lanes)):
+                break
+            load(name)
+        if step.table is not None:
+            step.fields["p_base"] = scratch.base(step.table)
+        out.append(step)
+        for name in in_use:
+            if last[name] == i:
+                scratch.free(name)
+                done.append(name)
+    return out, scratch
+
+
+def check_streams(steps):
+    """Raise ValueError unless the program cannot lock up.
+
+    Data of LOAD, MATMUL and ATTEND arrive in program order, and a MATMUL or ATTEND whose stream is not taken holds up all that
+    is behind it. So no VECTOR up to the one that drains a stream may need data from behind the step that fills it.
+    """
+    drains = _drains(steps)
+    loads = [i for i, step in enumerate(steps) if step.opcode is Opcode.LOAD]
+    index = {id(step): i for i, step in enumerate(steps)}
+    for i, step in enumerate(steps):
+        if step.opcode is not Opcode.VECTOR:
+            continue
+        needed = [loads[step.waits[0] - 1]] if step.waits[0] else []
+        needed += [index[id(step.producer)]] if step.producer is not None else []
+        for source, drain in drains.items():
+            if source < i <= drain and any(n > source for n in needed):
+                raise ValueError(f"Step {i} ({step.label}) needs data from behind step {source} ({steps[source].label}), "
+                                 f"which is drained by step {drain} only")
+
+
+def _line(i, step):
+    """Index, opcode, waits (load, matmul, vector, attend), label, fields that are not their default."""
+    shown = []
+    for name, value in step.fields.items():
+        if name in ("imm0", "imm1") and value:
+            shown.append(f"{name}={value:#010x}")
+        elif hasattr(value, "name"):
+            shown += [f"{name}={value.name}"] if value.name not in ("ONE", "NONE", "ALL") else []
+        elif value:
+            shown.append(f"{name}={value}")
+    waits = ",".join(str(n) for n in step.waits)
+    return f"{i:5} {step.opcode.name:6} [{waits}] {step.label:32} {' '.join(shown)}".rstrip()

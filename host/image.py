@@ -1,0 +1,83 @@
+"""Reading a model image: the header, and the bytes that go into the accelerator's memory.
+
+    "CELOSIA\\0" | format version, header bytes (uint32 each, little endian) | JSON header | zeros to 4096 |
+    payload (the model window) | SHA-256 of all bytes before
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["FORMAT_VERSION", "Image"]
+
+FORMAT_VERSION = 1
+_MAGIC = b"CELOSIA\0"
+_PAGE_BYTES = 4096
+_DIGEST_BYTES = 32
+_START = struct.Struct("<8sII")
+_NEEDED = ("isa_version", "config", "config_digest", "name", "vocab", "context", "tokenizer", "payload_bytes", "cache_bytes",
+           "programs")
+
+
+class Image:
+    """A model image in memory.
+
+    Members
+    -------
+    header : dict
+        What the image says of itself: ``name``, ``config``, ``config_digest``, ``isa_version``, ``context``, ``vocab``,
+        ``tokenizer``, ``cache_bytes``, ``programs`` ({name: {"offset", "count"}}), ...
+    payload : numpy.ndarray
+        uint8, the model window.
+    digest : str
+        SHA-256 of the image, hexadecimal.
+    """
+
+    def __init__(self, header, payload, digest):
+        self.header, self.payload, self.digest = header, payload, digest
+
+    @classmethod
+    def open(cls, source):
+        """From a path or the bytes of a file. ValueError, one sentence, when it is no image or is damaged."""
+        if isinstance(source, bytes | bytearray | memoryview):
+            return cls._parse(bytes(source), "the image")
+        return cls._parse(Path(source).read_bytes(), str(source))
+
+    @classmethod
+    def _parse(cls, data, name):
+        if len(data) < _START.size or data[:len(_MAGIC)] != _MAGIC:
+            raise ValueError(f"Not an image: {name} must begin as a Celosia image does")
+        _, version, header_bytes = _START.unpack_from(data)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"Format version of {name} must be {FORMAT_VERSION}, not {version}: pack the model again")
+        start = -(-(_START.size + header_bytes) // _PAGE_BYTES) * _PAGE_BYTES
+        try:
+            header = json.loads(data[_START.size:_START.size + header_bytes])
+            size = start + header["payload_bytes"] + _DIGEST_BYTES
+        except (ValueError, KeyError, TypeError):
+            what = "truncated" if len(data) < start else "corrupted"
+            raise ValueError(f"Header of {name} must be JSON: the file is {what}") from None
+        if len(data) != size:
+            what = "truncated" if len(data) < size else "corrupted"
+            raise ValueError(f"{name} must have {size} bytes, not {len(data)}: the file is {what}")
+        digest = hashlib.sha256(memoryview(data)[:-_DIGEST_BYTES])
+        if digest.digest() != data[-_DIGEST_BYTES:]:
+            raise ValueError(f"Digest of {name} must match its contents: the file is corrupted")
+        missing = [key for key in _NEEDED if key not in header]
+        if missing:
+            raise ValueError(f"Header of {name} must have {', '.join(missing)}")
+        payload = np.frombuffer(data, np.uint8, header["payload_bytes"], start)
+        return cls(header, payload, digest.hexdigest())
+
+    def check(self, *, config, digest, isa_version):
+        """ValueError unless the image was packed for this configuration and instruction set."""
+        if self.header["config_digest"] != digest:
+            raise ValueError(f"image was packed for configuration {self.header['config']} "
+                             f"({self.header['config_digest']}), this accelerator is {config} ({digest}): "
+                             f"pack again with --config {config}")
+        if self.header["isa_version"] != isa_version:
+            raise ValueError(f"image was packed for instruction set {self.header['isa_version']}, this accelerator has "
+                             f"{isa_version}: pack again")

@@ -21,6 +21,9 @@ _EDGES = [bits | sign << 31 for sign in (0, 1) for bits in (
     0x7E80_0000, 0x7E80_0001, 0x7F00_0000, 0x7F00_0001, 0x7F7F_FFFF,
     0x7F80_0000, 0x7F80_0001, 0x7FC0_0000, 0x7FFF_FFFF)]    # infinity, NaN
 
+_BARELY_NORMAL = [(0x2000_0000 | k, 0x1F80_0000 | 0x80_0000 - 2 * k)        # products (1 - k**2 2**-46) 2**-126
+                  for k in (1, 2, 1447, 1448, 1449, 1450)]
+
 
 def _number(random, exponent):
     """Bits of a random number with this biased exponent, kept in 0..255; often few ones in the mantissa."""
@@ -113,7 +116,7 @@ async def matches_golden(dut):
     width, latency, n = given.get("width", 0), given["latency"], given["n"]
     random = rng("vectors")
     if inputs == _PAIR:
-        vectors = [(a, b) for a in _EDGES for b in _EDGES]
+        vectors = [(a, b) for a in _EDGES for b in _EDGES] + _BARELY_NORMAL
     elif given["unit"] == "Func":
         vectors = [(op.value, x) for op in FuncOp for x in _EDGES]
     elif given["unit"] == "ToInt":

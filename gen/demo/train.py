@@ -45,14 +45,14 @@ class Recipe:
 class Trainer:
     """A model, its optimiser and its place in the schedule.
 
-    Parameters: `text` bytes to learn from; `weights` "ternary" or "float"; `compiled` uses
-    torch.compile (same mathematics, other rounding).
+    Parameters: `text` bytes to learn from; `config` a `DemoConfig`, by default the shipped one;
+    `weights` "ternary" or "float"; `compiled` uses torch.compile (same mathematics, other rounding).
     """
 
-    def __init__(self, text, recipe, *, config=DemoConfig(), weights="ternary", compiled=True):
+    def __init__(self, text, recipe, *, config=None, weights="ternary", compiled=True):
         self.tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self.recipe, self.step, self.curve = recipe, 0, []
-        self.model = DemoModel(config, weights=weights)
+        self.model = DemoModel(config or DemoConfig(), weights=weights)
         self.model.initialise(torch.Generator().manual_seed(recipe.seed))
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=recipe.rate,
                                            betas=(0.9, 0.95), eps=1e-8, fused=True)

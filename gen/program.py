@@ -279,7 +279,7 @@ def _insert_loads(steps, placement):
     A table that is used before some stream is drained must be loaded before the step that fills the stream (see
     ``check_streams``): that step is where it is needed at the latest.
     """
-    lanes, scratch = placement.layout.accel.token_lanes, Scratch(placement.layout.accel.p_words)
+    lanes, scratch = placement.layout.accel.token_lanes, Scratch(placement.layout.accel.p_words, rotate=True)
     first, last = {}, {}
     for i, step in enumerate(steps):
         if step.table is not None:

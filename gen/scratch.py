@@ -10,13 +10,13 @@ UNITS = (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND)      # in the
 class Scratch:
     """Words of a scratch memory, given to named buffers and taken back.
 
-    Buffers are placed behind the one given out last, so that a freed buffer rests before it is used again. A buffer that
-    does not fit below ``limit`` is placed above it: ``peak`` says how many words the program needs, and ``held`` who
-    held them then.
+    A buffer takes the first gap, or with ``rotate`` the first behind the buffer given out last, so that freed words rest
+    before they are used again. One that does not fit below ``limit`` is placed above it: ``peak`` says how many words the
+    program needs, and ``held`` who held them then.
     """
 
-    def __init__(self, limit):
-        self._limit = limit
+    def __init__(self, limit, *, rotate=False):
+        self._limit, self._rotate = limit, rotate
         self._held = {}         # name: (base, words)
         self._next = 0
         self.peak = 0
@@ -34,7 +34,8 @@ class Scratch:
         yield start, max(start, self._limit)
 
     def _find(self, words):
-        starts = [max(start, self._next) for start, end in self._gaps() if max(start, self._next) + words <= end]
+        least = self._next if self._rotate else 0
+        starts = [max(start, least) for start, end in self._gaps() if max(start, least) + words <= end]
         starts += [start for start, end in self._gaps() if start + words <= end]
         return starts[0] if starts else None
 

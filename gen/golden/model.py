@@ -1,0 +1,106 @@
+"""The golden model: a decoder's forward pass in exact integer and fixed-order binary32 arithmetic.
+
+It knows nothing of images, programs or scratch memories: tensors are whole and in their natural layout. Two numbers of the
+hardware enter, because they fix the order of sums: the slices of attention (``n_slices``, the ports) and the quantum to which
+heads are padded (``head_quantum``, the bytes of a port), which places the elements of the attention sub-norm's sum.
+"""
+
+import math
+
+import torch
+
+from celosia.gen.golden import f32, ops
+from celosia.gen.golden.attention import attend
+from celosia.gen.golden.vector import topk
+
+__all__ = ["GoldenModel"]
+
+_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+class GoldenModel:
+    """A decoder with its KV cache.
+
+    Parameters
+    ----------
+    model : celosia.gen.model.QModel
+        Trits, scales, gains.
+    rope : float32 (positions, head_dim)
+        Row j holds cos and sin of position j in turn: (cos_0, sin_0, cos_1, ...). Its length is the context.
+    n_slices, head_quantum : int
+        Ports of the accelerator, and bytes of a port.
+    """
+
+    def __init__(self, model, rope, *, n_slices=1, head_quantum=1):
+        c = self.config = model.config
+        self.context = len(rope)
+        self._model, self._n_slices = model, n_slices
+        self._head_pad = -(-c.head_dim // head_quantum) * head_quantum
+        self._cos, self._sin = rope[:, 0::2], rope[:, 1::2]
+        self._factor = ops.number(math.log2(math.e) / math.sqrt(c.head_dim))
+        self._weights = [{name: ops.exact_weights(getattr(layer, name).trits, 1) for name in _MATRICES}
+                         for layer in model.layers]
+        self._head = ops.exact_weights(model.head.weights, 121)
+        shape = (c.n_layers, c.n_kv_heads, self.context)
+        self.keys, self.values = (torch.zeros(*shape, c.head_dim, dtype=torch.int8) for _ in range(2))
+        self.key_scales, self.value_scales = torch.zeros(shape), torch.zeros(shape)
+
+    def forward(self, token_ids, first_position, *, last_only=False):
+        """Logits float32 (tokens, vocab), or (1, vocab) of the last token; fills the cache from ``first_position``.
+
+        Positions before first_position must have been filled. ValueError where the context is too short.
+        """
+        n = len(token_ids)
+        if not 0 <= first_position <= self.context - n:
+            raise ValueError(f"Positions must be within the context of {self.context}, "
+                             f"not {first_position} to {first_position + n - 1}")
+        eps, now = self.config.norm_eps, slice(first_position, first_position + n)
+        x = f32.flush(self._model.embedding[torch.as_tensor(token_ids)])
+        for i, layer in enumerate(self._model.layers):
+            codes, scale = ops.quantise_row(ops.rms_norm(x, layer.attn_norm, eps))
+            heads = self._attention(i, codes, scale, now)
+            if layer.attn_sub_norm is not None:
+                heads = ops.rms_norm(heads, layer.attn_sub_norm, eps, self._spread)
+            x = f32.add(self._linear(i, "o", *ops.quantise_row(heads)), x)
+            codes, scale = ops.quantise_row(ops.rms_norm(x, layer.ffn_norm, eps))
+            h = ops.gate(self._linear(i, "gate", codes, scale), self._linear(i, "up", codes, scale), self.config.act)
+            if layer.ffn_sub_norm is not None:
+                h = ops.rms_norm(h, layer.ffn_sub_norm, eps)
+            x = f32.add(self._linear(i, "down", *ops.quantise_row(h)), x)
+        x = x[-1:] if last_only else x
+        codes, scale = ops.quantise_row(ops.rms_norm(x, self._model.final_norm, eps))
+        return ops.bit_linear(codes, scale, self._head, self._model.head.scale)
+
+    def step(self, token_ids, first_position, top_k):
+        """The best candidates after the last token: [(token, logit)], best first."""
+        logits = self.forward(token_ids, first_position, last_only=True)
+        tokens, values = topk(logits, torch.zeros(1, dtype=torch.int64), logits.shape[1], top_k)
+        return list(zip(tokens.tolist(), values.tolist()))
+
+    def _linear(self, i, name, codes, scale):
+        return ops.bit_linear(codes, scale, self._weights[i][name], getattr(self._model.layers[i], name).scale)
+
+    def _spread(self, x):
+        """(T, heads * head_dim) to (T, heads * head_pad), zeros between."""
+        split = x.unflatten(-1, (-1, self.config.head_dim))
+        return torch.nn.functional.pad(split, (0, self._head_pad - self.config.head_dim)).flatten(-2)
+
+    def _attention(self, i, codes, scale, now):
+        """Output of all heads (T, heads * head_dim); writes the cache of layer i."""
+        c, n = self.config, now.stop - now.start
+        q, k, v = (self._linear(i, name, codes, scale).view(n, -1, c.head_dim) for name in "qkv")
+        cos, sin = self._cos[now], self._sin[now]
+        q, q_scale = ops.quantise_row(ops.rope(q, cos, sin))
+        for cache, cache_scale, x in ((self.keys, self.key_scales, ops.rope(k, cos, sin)),
+                                      (self.values, self.value_scales, v)):
+            x, x_scale = ops.quantise_row(x)
+            cache[i, :, now], cache_scale[i, :, now] = x.transpose(0, 1), x_scale[..., 0].T
+        outputs = []
+        for head in range(c.n_kv_heads):
+            group = slice(head * c.n_heads // c.n_kv_heads, (head + 1) * c.n_heads // c.n_kv_heads)
+            acc, out_scale = attend(
+                q[:, group], f32.mul(q_scale[:, group, 0], self._factor),
+                self.keys[i, head, :now.stop], self.key_scales[i, head, :now.stop],
+                self.values[i, head, :now.stop], self.value_scales[i, head, :now.stop], now.start, self._n_slices)
+            outputs.append(f32.mul(f32.from_int(acc), out_scale[..., None]))
+        return torch.cat(outputs, 1).reshape(n, -1)

@@ -1,0 +1,260 @@
+"""The golden machine: runs the program of an image, descriptor by descriptor, on a memory of bytes.
+
+It has what the accelerator has: a model window and a cache window, scratch X and P, activation and query banks, scalar
+registers, the streams between units. It reads weights from packed bytes, embedding rows and records as the ports do, and takes
+the arithmetic of each unit from its golden function. Descriptors run one after the other, in program order.
+"""
+
+import hashlib
+import json
+import struct
+
+import numpy as np
+import torch
+
+from celosia.gen.golden.attention import attend
+from celosia.gen.golden.vector import VectorState, run_vector, topk
+from celosia.hw import isa
+from celosia.hw.formats import TRITS_PER_BYTE, unpack_trit_byte
+from celosia.hw.isa import DESCRIPTOR_BYTES, Index, Opcode, Sink, Source, Tokens
+from celosia.hw.regs import Error
+
+__all__ = ["Machine", "MachineError"]
+
+_TRITS = torch.tensor([unpack_trit_byte(byte) if byte < 3**TRITS_PER_BYTE else [0] * TRITS_PER_BYTE for byte in range(256)],
+                      dtype=torch.int8)
+
+
+class MachineError(RuntimeError):
+    """The machine stopped a program: ``code`` is a name of ``regs.Error``, ``index`` the descriptor it stopped at."""
+
+    def __init__(self, code, index, why):
+        super().__init__(f"The program stopped at descriptor {index} with {Error.NAMES[code]}: {why}")
+        self.code, self.index = Error.NAMES[code], index
+
+
+class Machine:
+    """One accelerator of configuration ``config`` with the model of ``image`` (bytes of an image file) in its memory.
+
+    Attributes: ``header`` (dict), ``model`` and ``cache`` (uint8 arrays, the two windows).
+    """
+
+    def __init__(self, image, config):
+        self.header, self.model = _read_image(image)
+        if self.header["config_digest"] != config.digest:
+            raise ValueError(f"image was packed for configuration {self.header['config']} "
+                             f"({self.header['config_digest']}), this accelerator is {config.name} ({config.digest}): "
+                             f"pack again with --config {config.name}")
+        self.config = config
+        self.cache = np.zeros(self.header["cache_bytes"], np.uint8)
+        self._programs, self._weights = {}, {}
+        self.reset()
+
+    def reset(self):
+        """State of the units as after power-on; here scratch memories hold NaN and banks 77, so that none is read unset."""
+        c = self.config
+        self._vector = VectorState(torch.full((c.x_words, c.vector_lanes), float("nan")),
+                                   torch.full((c.p_words, c.vector_lanes), float("nan")))
+        self._act = torch.full((2, c.token_lanes, c.max_columns), 77, dtype=torch.int8)
+        size = c.max_head_words * c.port_bytes
+        self._query = torch.full((2, c.token_lanes, c.max_queries, size), 77, dtype=torch.int8)
+        self._query_scale = torch.full((2, c.token_lanes, c.max_queries), float("nan"))
+        self._kv = {sink: (torch.zeros(c.token_lanes, size, dtype=torch.int8), torch.zeros(c.token_lanes))
+                    for sink in (Sink.K, Sink.V)}
+        self._candidates = []
+
+    def run(self, program, token_ids, first_position):
+        """Run a program of the image, or (offset, count) in the model window, on up to ``token_lanes`` tokens.
+
+        Returns the candidates [(token, logit)], best first (none from a program without a head). Raises MachineError.
+        """
+        for index, (opcode, _, fields) in enumerate(self.begin(program, token_ids, first_position)):
+            if opcode is not Opcode.END:
+                self.execute(index, opcode, fields)
+        return self.candidates()
+
+    def begin(self, program, token_ids, first_position):
+        """Set up a run; returns the checked descriptors [(opcode, waits, fields)] up to END."""
+        n = len(token_ids)
+        if not 1 <= n <= self.config.token_lanes:
+            raise MachineError(Error.LAUNCH, 0, f"it must have 1 to {self.config.token_lanes} tokens, not {n}")
+        if not 0 <= first_position <= self.config.max_positions - n:
+            raise MachineError(Error.LAUNCH, 0, f"positions must be within {self.config.max_positions}, "
+                                                f"not {first_position} to {first_position + n - 1}")
+        self._token_ids, self._n, self._first = list(token_ids), n, first_position
+        self._candidates = []
+        if isinstance(program, str):
+            where = self.header["programs"][program]
+            program = where["offset"], where["count"]
+        if program not in self._programs:
+            self._programs[program] = self._decode(*program)
+        return self._programs[program]
+
+    def candidates(self):
+        """What the top-k unit of the last run holds: [(token, logit)]."""
+        if not self._candidates:
+            return []
+        logits, first = (torch.cat([getattr(words, name) for words in self._candidates]) for name in ("logits", "first"))
+        tokens, values = topk(logits, first, self._candidates[-1].n_valid, self.config.top_k)
+        return list(zip(tokens.tolist(), values.tolist()))
+
+    def execute(self, index, opcode, fields):
+        """Run one descriptor. LOAD, MATMUL and ATTEND read memory; MATMUL and ATTEND leave words for a later VECTOR."""
+        {Opcode.LOAD: self._load, Opcode.MATMUL: self._matmul, Opcode.VECTOR: self._run_vector,
+         Opcode.ATTEND: self._attend}[opcode](index, fields)
+
+    def stream_words(self, source):
+        """Words that wait in the stream of ``Source.MATMUL`` or ``Source.ATTEND``."""
+        return len(self._vector.matmul if source is Source.MATMUL else self._vector.attend)
+
+    # Descriptors
+
+    def _decode(self, offset, count):
+        steps = []
+        for index in range(count):
+            raw = self._window(index, self.model, offset + index * DESCRIPTOR_BYTES, DESCRIPTOR_BYTES).tobytes()
+            if raw[0] not in {op.value for op in Opcode}:
+                raise MachineError(Error.OPCODE, index, f"opcode {raw[0]} is unknown")
+            steps.append(isa.unpack(raw))
+            self._check(index, *steps[-1][::2])
+            if steps[-1][0] is Opcode.END:
+                return steps
+        raise MachineError(Error.FETCH, count, "the program must end with END")
+
+    def _check(self, index, opcode, f):
+        c = self.config
+
+        def size(ok, why):
+            if not ok:
+                raise MachineError(Error.SIZE, index, why)
+
+        if opcode is Opcode.LOAD:
+            rows = 1 if f["index"] is Index.NONE else c.token_lanes
+            size(f["n_words"] and f["d_base"] + (rows - 1) * f["d_stride"] + f["n_words"] <= c.p_words,
+                 f"rows must have words and lie within the {c.p_words} of P")
+        elif opcode is Opcode.MATMUL:
+            size(f["n_row_groups"] and f["planes"] and 1 <= f["n_col_blocks"] <= c.max_columns // c.columns,
+                 f"a product must have rows, planes and 1 to {c.max_columns} columns")
+        elif opcode is Opcode.ATTEND:
+            size(1 <= f["group"] <= c.max_queries // c.token_lanes and 1 <= f["head_words"] <= c.max_head_words,
+                 f"attention must have 1 to {c.max_queries // c.token_lanes} heads of 1 to {c.max_head_words} words")
+        elif opcode is Opcode.VECTOR:
+            size(f["n_words"] and f["block_words"], "a pass must have words")
+
+    def _window(self, index, window, start, size, code=Error.READ_WINDOW):
+        if start + size > len(window):
+            raise MachineError(code, index, f"bytes {start} to {start + size - 1} are outside a window of {len(window)}")
+        return window[start:start + size]
+
+    def _ports(self, index, fields, offset, size):
+        """(ports, size) uint8: ``size`` bytes of each port's segment in the model window."""
+        return np.stack([self._window(index, self.model, fields["addr"] + p * fields["port_stride"] + offset, size)
+                         for p in range(self.config.n_ports)])
+
+    # Units
+
+    def _load(self, index, f):
+        c = self.config
+        row_bytes = f["n_words"] * c.vector_lanes * 4 // c.n_ports
+        rows = {Index.NONE: [0], Index.TOKEN: self._token_ids,
+                Index.POSITION: range(self._first, self._first + self._n)}[f["index"]]
+        for r, row in enumerate(rows):
+            ports = self._ports(index, f, row * f["index_stride"], row_bytes).reshape(c.n_ports, -1, c.port_bytes)
+            words = torch.from_numpy(ports.transpose(1, 0, 2).copy().view("<f4").reshape(f["n_words"], c.vector_lanes))
+            start = f["d_base"] + r * f["d_stride"]
+            self._vector.p[start:start + f["n_words"]] = words
+
+    def _matmul(self, index, f):
+        c = self.config
+        weights = self._unpacked(index, f)
+        act = self._act[f["bank"], :1 if f["tokens"] is Tokens.LAST else self._n, :weights.shape[1]]
+        acc = (act.to(weights.dtype) @ weights.T).to(torch.int64)
+        if acc.abs().max() >= 1 << (c.accumulator_bits - 1):
+            raise AssertionError(f"Descriptor {index}: a sum does not fit {c.accumulator_bits} bits")
+        for block in acc.split(c.row_block_rows, 1):     # drain order: row block, token, word
+            self._vector.push_matmul(block.reshape(-1, c.vector_lanes))
+
+    def _unpacked(self, index, f):
+        """Integer weights (rows, columns) as floats in which sums are exact."""
+        c, planes, groups, blocks = self.config, f["planes"], f["n_row_groups"], f["n_col_blocks"]
+        key = f["addr"], f["port_stride"], groups, blocks, planes
+        if key not in self._weights:
+            n_beats = planes * groups * blocks
+            ports = self._ports(index, f, 0, n_beats * c.port_bytes).reshape(c.n_ports, n_beats, c.port_bytes)
+            beats = torch.from_numpy(ports.transpose(1, 0, 2).reshape(n_beats, -1).copy())
+            parts, start = [], 0
+            for first in range(0, groups, c.max_row_groups):
+                size = min(c.max_row_groups, groups - first)
+                block = beats[start:start + planes * blocks * size]
+                start += len(block)
+                trits = _TRITS[block.long()].view(planes, blocks, size, c.engine_rows, c.columns)
+                parts.append(trits.permute(0, 2, 3, 1, 4).reshape(planes, size * c.engine_rows, blocks * c.columns))
+            trits = torch.cat(parts, 1)
+            weights = torch.zeros(trits.shape[1:], dtype=torch.int32)
+            for plane in trits:
+                weights = 3 * weights + plane
+            largest = weights.shape[1] * 128 * (3**planes - 1) // 2
+            self._weights[key] = weights.to(torch.float32 if largest < 1 << 24 else torch.float64)
+        return self._weights[key]
+
+    def _run_vector(self, index, f):
+        try:
+            words = run_vector(f, (self._n, self._first), self._vector)
+        except ValueError as error:
+            raise MachineError(Error.SIZE, index, str(error)) from None
+        sink, lanes = f["sink"], self.config.vector_lanes
+        if sink is Sink.TOPK:
+            self._candidates.append(words)
+        elif sink not in (Sink.NONE, Sink.X):
+            bank = {Sink.ACT: lambda: self._act[f["bank"]], Sink.Q: lambda: self._query[f["bank"], :, f["head"]],
+                    Sink.K: lambda: self._kv[sink][0], Sink.V: lambda: self._kv[sink][0]}[sink]()
+            bank.view(len(bank), -1, lanes)[words.token, words.word] = words.data
+            if sink is Sink.Q:
+                self._query_scale[f["bank"], words.token, f["head"]] = words.scale
+            elif sink is not Sink.ACT:
+                self._kv[sink][1][words.token] = words.scale
+            if sink is Sink.V:
+                self._write_records(index, f)
+
+    def _records(self, index, f, head_size, positions, code):
+        """Byte offsets (positions, record bytes) in the cache window."""
+        c = self.config
+        scales = max(8, c.port_bytes)
+        record = 2 * head_size + scales
+        start = f["addr"] + (positions % c.n_ports) * f["port_stride"] + positions // c.n_ports * record
+        if len(start) and start.max() + record > len(self.cache):
+            self._window(index, self.cache, int(start.max()), record, code)
+        return start[:, None] + np.arange(record)
+
+    def _write_records(self, index, f):
+        head_size = f["n_words"] * self.config.vector_lanes
+        where = self._records(index, f, head_size, np.arange(self._first, self._first + self._n), Error.WRITE_WINDOW)
+        records = np.zeros(where.shape, np.uint8)
+        (key, key_scale), (value, value_scale) = self._kv[Sink.K], self._kv[Sink.V]
+        records[:, :head_size] = key[:self._n, :head_size].numpy().view(np.uint8)
+        records[:, head_size:head_size + 8] = torch.stack((key_scale, value_scale), 1)[:self._n].numpy().view(np.uint8)
+        records[:, -head_size:] = value[:self._n, :head_size].numpy().view(np.uint8)
+        self.cache[where] = records
+
+    def _attend(self, index, f):
+        c, head_size = self.config, f["head_words"] * self.config.port_bytes
+        records = self.cache[self._records(index, f, head_size, np.arange(self._first), Error.READ_WINDOW)]
+        scales = torch.from_numpy(records[:, head_size:head_size + 8].copy().view("<f4"))
+        past = (torch.from_numpy(part.copy().view(np.int8)) for part in (records[:, :head_size], records[:, -head_size:]))
+        (k, k_scale), (v, v_scale) = (
+            (torch.cat((before, own[:self._n, :head_size])), torch.cat((scales[:, i], own_scale[:self._n])))
+            for i, (before, (own, own_scale)) in enumerate(zip(past, (self._kv[Sink.K], self._kv[Sink.V]))))
+        acc, scale = attend(self._query[f["bank"], :self._n, :f["group"], :head_size],
+                            self._query_scale[f["bank"], :self._n, :f["group"]], k, k_scale, v, v_scale,
+                            self._first, c.n_ports)
+        acc = acc.reshape(-1, c.vector_lanes)
+        self._vector.push_attend(acc, scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
+
+
+def _read_image(data):
+    """(header, model window uint8) of an image file; docs/image.md. ValueError when it is not a whole image."""
+    magic, version, size = struct.unpack_from("<8sII", data.ljust(16, b"\0"))
+    if magic != b"CELOSIA\0" or version != 1 or hashlib.sha256(data[:-32]).digest() != data[-32:]:
+        raise ValueError("The image must be a whole Celosia image of format version 1: pack the model again")
+    start = -(-(16 + size) // 4096) * 4096
+    return json.loads(data[16:16 + size]), np.frombuffer(data, np.uint8)[start:-32].copy()

@@ -33,10 +33,10 @@ Values are read at the rising edge, where they are what the registers see, and w
 import json
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import cocotb
-from amaranth.hdl import Shape
+from amaranth.hdl import Shape, ShapeCastable
 from amaranth.lib import data
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
@@ -89,7 +89,8 @@ class _End:
             raise ValueError(f"Stall must be a probability below 1, not {stall!r}")
         self.prefix = prefix
         self.stall = stall
-        self._shape = shape
+        self._pack = _packer(shape) if shape is not None else int
+        self._unpack = _unpacker(shape) if shape is not None else int
         self._rng = random_numbers or rng(prefix)
         self._edge = RisingEdge(dut.clk)
         self._payload = getattr(dut, f"{prefix}__payload", None)     # an empty payload has no port
@@ -121,7 +122,7 @@ class Source(_End):
             while self._pause():
                 await self._edge
             if self._payload is not None:
-                self._payload.value = value if self._shape is None else pack(self._shape, value)
+                self._payload.value = self._pack(value)
             self._valid.value = 1
             for _ in range(timeout_cycles):
                 await self._edge
@@ -152,7 +153,7 @@ class Sink(_End):
             await self._edge
             waited += 1
             if ready and self._valid.value:
-                values.append(self._bits() if self._shape is None else unpack(self._shape, self._bits()))
+                values.append(self._unpack(self._bits()))
                 waited = 0
             elif waited >= timeout_cycles:
                 raise TimeoutError(f"{self.prefix}: {len(values)} of {n} beats came, then none "
@@ -196,7 +197,7 @@ class Monitor(_End):
                 waiting = None
                 self.transfers += 1
                 if self._keep:
-                    self.values.append(self._bits() if self._shape is None else unpack(self._shape, self._bits()))
+                    self.values.append(self._unpack(self._bits()))
             elif waiting is None:
                 waiting = self._bits()
                 self.stalled_cycles += 1
@@ -209,43 +210,70 @@ def pack(shape, value) -> int:
 
     Raises `ValueError` for a number that does not fit, and `KeyError` for a field that is not there.
     """
-    layout = _layout(shape)
-    if isinstance(layout, data.ArrayLayout):
-        if len(value) != layout.length:
-            raise ValueError(f"The array must have {layout.length} elements, not {len(value)}")
-        width = Shape.cast(layout.elem_shape).width
-        bits = 0
-        for index, element in enumerate(value):
-            bits |= pack(layout.elem_shape, element) << index * width
-        return bits
-    if layout is not None:
-        bits = 0
-        for key, element in value.items():
-            field = layout[key]
-            bits |= pack(field.shape, element) << field.offset
-        return bits
-    if hasattr(shape, "const") and not isinstance(shape, Shape):
-        return _const_bits(shape, value)
-    cast = Shape.cast(shape)
-    low, high = (-(1 << cast.width - 1), 1 << cast.width - 1) if cast.signed else (0, 1 << cast.width)
-    if not low <= value < high:
-        raise ValueError(f"The value must lie between {low} and {high - 1}, not {value}")
-    return int(value) & ((1 << cast.width) - 1)
+    return _packer(shape)(value)
 
 
 def unpack(shape, bits: int):
     """The Python value of a payload's bits: dict, list, int or enum member."""
+    return _unpacker(shape)(bits)
+
+
+def _packer(shape) -> Callable[[object], int]:
     layout = _layout(shape)
     if isinstance(layout, data.ArrayLayout):
-        width = Shape.cast(layout.elem_shape).width
-        mask = (1 << width) - 1
-        return [unpack(layout.elem_shape, bits >> index * width & mask) for index in range(layout.length)]
+        element, width, length = _packer(layout.elem_shape), Shape.cast(layout.elem_shape).width, layout.length
+
+        def pack_array(values):
+            if len(values) != length:
+                raise ValueError(f"The array must have {length} elements, not {len(values)}")
+            bits = 0
+            for value in reversed(values):
+                bits = bits << width | element(value)
+            return bits
+
+        return pack_array
     if layout is not None:
-        return {key: unpack(field.shape, bits >> field.offset & (1 << field.width) - 1) for key, field in layout}
-    if hasattr(shape, "from_bits") and not isinstance(shape, Shape):
-        return shape.from_bits(bits)
+        fields = {key: (_packer(field.shape), field.offset) for key, field in layout}
+
+        def pack_struct(values):
+            bits = 0
+            for key, value in values.items():
+                field, offset = fields[key]
+                bits |= field(value) << offset
+            return bits
+
+        return pack_struct
+    if isinstance(shape, ShapeCastable):
+        return lambda value: _const_bits(shape, value)
     cast = Shape.cast(shape)
-    return bits - (1 << cast.width) if cast.signed and bits >> cast.width - 1 else bits
+    mask = (1 << cast.width) - 1
+    low, high = (-(mask + 1 >> 1), mask >> 1) if cast.signed else (0, mask)
+
+    def pack_number(value):
+        if not low <= value <= high:
+            raise ValueError(f"The value must lie between {low} and {high}, not {value}")
+        return int(value) & mask
+
+    return pack_number
+
+
+def _unpacker(shape) -> Callable[[int], object]:
+    layout = _layout(shape)
+    if isinstance(layout, data.ArrayLayout):
+        element, width = _unpacker(layout.elem_shape), Shape.cast(layout.elem_shape).width
+        mask = (1 << width) - 1
+        shifts = [index * width for index in range(layout.length)]
+        return lambda bits: [element(bits >> shift & mask) for shift in shifts]
+    if layout is not None:
+        fields = [(key, _unpacker(field.shape), field.offset, (1 << field.width) - 1) for key, field in layout]
+        return lambda bits: {key: field(bits >> offset & mask) for key, field, offset, mask in fields}
+    if isinstance(shape, ShapeCastable):
+        return shape.from_bits
+    cast = Shape.cast(shape)
+    if not cast.signed or cast.width == 0:
+        return lambda bits: bits
+    sign = 1 << cast.width - 1
+    return lambda bits: (bits ^ sign) - sign
 
 
 def _layout(shape) -> data.Layout | None:

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cocotb_tools.config
-import find_libpython
 
 from celosia.gen.verilog import emit, share_modules
 from celosia.sim_tb import verilator
 
 __all__ = ["simulate"]
 
+_PYTHON_HOST = Path(__file__).resolve().parent / "python_host.cpp"
 _COCOTB_MAIN = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
 
 
@@ -70,14 +70,15 @@ def _build(text: str, name: str, *, waves: bool, timeout_s: float) -> Path:
     control = "".join(f'public_flat_rw -module "{name}" -var "{port}"\n' for port in _ports(text))
     flags = ("--vpi", *(("--trace",) if waves else ()))
     libs = cocotb_tools.config.libs_dir
-    directory = verilator.folder(None, name, (text, control, *flags, importlib.metadata.version("cocotb"), str(libs)))
-    program = directory / name
+    directory = verilator.folder(None, name, (text, control, *flags, _PYTHON_HOST.read_text(),
+                                              importlib.metadata.version("cocotb"), str(libs)))
+    program = directory / f"{name}.so"
 
     def build() -> None:
         objects = verilator.compile_model(directory, text, name, control=control, flags=flags, cflags=("-O1",),
                                           timeout_s=timeout_s, cache_dir=None)
-        verilator.link(directory, program, _COCOTB_MAIN, objects, f"-Wl,-rpath,{libs}", f"-L{libs}",
-                       "-lcocotbvpi_verilator", timeout_s=timeout_s)
+        verilator.link(directory, program, _COCOTB_MAIN, objects, "-shared", str(_PYTHON_HOST), f"-Wl,-rpath,{libs}",
+                       f"-L{libs}", "-lcocotbvpi_verilator", timeout_s=timeout_s)
 
     verilator.cached(directory, build, label=f"bench of {name}", size=len(text), timeout_s=timeout_s)
     return program
@@ -96,7 +97,8 @@ def _run(program: Path, run_dir: Path, bench: str, name: str, parameters: dict, 
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYGPI_PYTHON_BIN": sys.executable,
-        "GPI_USERS": f"{_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
+        "GPI_USERS": cocotb_tools.config.pygpi_entry_point(),
+        "LD_PRELOAD": str(program),
         "TOPLEVEL_LANG": "verilog",
         "COCOTB_TOPLEVEL": name,
         "COCOTB_TEST_MODULES": bench,
@@ -108,18 +110,9 @@ def _run(program: Path, run_dir: Path, bench: str, name: str, parameters: dict, 
         "CELOSIA_BENCH_PARAMETERS": json.dumps(parameters),
     }
     with open(run_dir / "log.txt", "w") as log:
-        command = [str(program), *(["--trace"] if waves else [])]
+        command = [os.path.realpath(sys.executable), *(["--trace"] if waves else [])]
         return verilator.wait(subprocess.Popen(command, cwd=run_dir, stdout=log, stderr=log, env=environment,
                                                start_new_session=True), timeout_s)
-
-
-def _libpython() -> str:
-    path = find_libpython.find_libpython()
-    if path is None:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise RuntimeError(f"cocotb needs Python as a shared library, which {sys.base_prefix} has not "
-                           f"(Debian: apt-get install libpython{version})")
-    return path
 
 
 def _results(path: Path) -> tuple[list[str], int]:

@@ -1,0 +1,166 @@
+"""Issue: takes a descriptor, walks its loop nest and sends one word a cycle into the pipeline.
+
+::
+
+    for block in row:                 # block_words words, the last may be shorter; three cycles between blocks
+        for t in tokens:              # x_row, p_row, d_row: base + t * stride, by adding
+            for i in block:
+                issue (x_row + i, p_row + i, d_row + i)
+        (a reducing row waits here until its scalar registers are written)
+
+    IDLE -> SETUP -> SKIP* -> BLOCK -> RUN ... -> ROW -> (RUN or BLOCK or) DRAIN -> IDLE
+              |        |        |       |          |                         |
+              bases    |        ends    |          end of a block, or        until every word
+                       |                |          row being reduced         has left or landed
+                       |                a word a cycle, when its stream has one and the sink has room
+                       Tokens.LAST: a cycle for every token lane before the last
+
+Because nothing in the pipeline stops, a word for an output queue is issued only when the queue has room for it and for all
+that are on their way: ``in_flight`` counts from issue until the word is taken (or has landed in X), so valid waits for nobody.
+"""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..isa import Reduce, Sink, Source, Tokens, Vector
+from ..links import Launch
+from .words import WordControl
+
+__all__ = ["Issue"]
+
+
+class Issue(wiring.Component):
+    """Parameters: ``quant_room``, ``topk_room``: words that the two output queues hold.
+
+    Members
+    -------
+    i_command, launch : as of the unit
+    matmul_valid, attend_valid : In(1)
+        A stream offers a word.
+    matmul_ready, attend_ready : Out(1)
+        It is taken.
+    fields : Out(Vector)
+        The descriptor at work.
+    valid, x_addr, p_addr, word : Out
+        A word enters stage S_ISSUE; registered.
+    row_token : Out(4)
+        Token of the row being reduced.
+    reduced : In(1)
+        Its scalar registers are written.
+    retired : In(1)
+        A word has left or landed.
+    done, count_busy, count_wait : Out(1)
+    """
+
+    def __init__(self, *, quant_room, topk_room):
+        for name, room in (("quant_room", quant_room), ("topk_room", topk_room)):
+            if not isinstance(room, int) or room < 1:
+                raise ValueError(f"{name} must be a positive integer, not {room!r}")
+        self._quant_room, self._topk_room = quant_room, topk_room
+        super().__init__({
+            "i_command": In(stream.Signature(Vector)), "launch": In(Launch),
+            "matmul_valid": In(1), "attend_valid": In(1), "matmul_ready": Out(1), "attend_ready": Out(1),
+            "fields": Out(Vector), "valid": Out(1), "x_addr": Out(16), "p_addr": Out(16), "word": Out(WordControl),
+            "row_token": Out(4), "reduced": In(1), "retired": In(1),
+            "done": Out(1), "count_busy": Out(1), "count_wait": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        f = self.fields
+
+        token, last_token, last_lane = Signal(4), Signal(), Signal(4)
+        i, block_start, block_last, row_last = Signal(16), Signal(16), Signal(16), Signal(16)
+        x_row, p_row, d_row = Signal(16), Signal(16), Signal(16)
+        d_base, d_stride = Signal(16), Signal(16)
+        m.d.comb += [
+            last_lane.eq(self.launch.n_tokens - 1),
+            last_token.eq(token == last_lane),
+            # The sinks that are no scratch count words from d_base (ACT) or from 0.
+            d_base.eq(Mux((f.sink == Sink.X) | (f.sink == Sink.ACT), f.d_base, 0)),
+            d_stride.eq(Mux(f.sink == Sink.X, f.d_stride, 0)),
+        ]
+        restart = [token.eq(0), x_row.eq(f.x_base), p_row.eq(f.p_base), d_row.eq(d_base)]
+        next_token = [token.eq(token + 1), x_row.eq(x_row + f.x_stride), p_row.eq(p_row + f.p_stride),
+                      d_row.eq(d_row + d_stride)]
+
+        # Room: in_flight counts up to the pipeline's length where the sink always takes.
+        queued, full = Signal(), Signal()
+        limit = max(self._quant_room, self._topk_room, 64)
+        in_flight = Signal(range(limit + 1))
+        room = Mux(f.sink == Sink.TOPK, self._topk_room, self._quant_room)
+        m.d.comb += [
+            queued.eq((f.sink != Sink.NONE) & (f.sink != Sink.X)),
+            full.eq(queued & (in_flight >= room)),
+        ]
+        go = Signal()
+        m.d.sync += in_flight.eq(in_flight + go - self.retired)
+
+        # The word of this cycle.
+        offered = ((f.source != Source.MATMUL) | self.matmul_valid) & ((f.source != Source.ATTEND) | self.attend_valid)
+        m.d.sync += [
+            self.valid.eq(go),
+            self.x_addr.eq(x_row + i),
+            self.p_addr.eq(p_row + i),
+            self.word.token.eq(token),
+            self.word.where.eq(d_row + i),
+            self.word.last.eq(i == row_last),
+        ]
+        m.d.comb += [self.row_token.eq(token), self.count_busy.eq(1)]
+
+        alone, more_tokens = Signal(), Signal()
+        m.d.comb += [alone.eq(f.tokens == Tokens.LAST), more_tokens.eq(~alone & ~last_token)]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [self.i_command.ready.eq(1), self.count_busy.eq(0)]
+                m.d.sync += f.eq(self.i_command.p)
+                with m.If(self.i_command.valid):
+                    m.next = "SETUP"
+            with m.State("SETUP"):
+                m.d.sync += [*restart, block_start.eq(0), row_last.eq(f.n_words - 1)]
+                m.next = "SKIP"
+            with m.State("SKIP"):
+                with m.If(alone & ~last_token):
+                    m.d.sync += next_token
+                with m.Else():
+                    m.next = "BLOCK"
+            with m.State("BLOCK"):
+                left = Signal(16)
+                m.d.comb += left.eq(row_last - block_start)
+                m.d.sync += [
+                    i.eq(block_start),
+                    block_last.eq(Mux(left < f.block_words, row_last, block_start + f.block_words - 1)),
+                ]
+                m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += [
+                    go.eq(offered & ~full),
+                    self.matmul_ready.eq((f.source == Source.MATMUL) & ~full),
+                    self.attend_ready.eq((f.source == Source.ATTEND) & ~full),
+                    self.count_wait.eq(~go),
+                ]
+                with m.If(go):
+                    with m.If(i != block_last):
+                        m.d.sync += i.eq(i + 1)
+                    with m.Elif((f.reduce == Reduce.NONE) & more_tokens):
+                        m.d.sync += [i.eq(block_start), *next_token]
+                    with m.Else():
+                        m.next = "ROW"
+            with m.State("ROW"):
+                with m.If((f.reduce == Reduce.NONE) | self.reduced):
+                    with m.If(more_tokens):
+                        m.d.sync += [i.eq(block_start), *next_token]
+                        m.next = "RUN"
+                    with m.Elif(block_last == row_last):
+                        m.next = "DRAIN"
+                    with m.Else():
+                        m.d.sync += block_start.eq(block_last + 1)
+                        with m.If(~alone):
+                            m.d.sync += restart
+                        m.next = "BLOCK"
+            with m.State("DRAIN"):
+                with m.If(in_flight == 0):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        return m

@@ -1,0 +1,158 @@
+"""Reducer: the sum of a row in SUM_SLOTS partial sums, or its largest magnitude, then its scalar registers.
+
+Sum. The slots are words of L lanes in a small memory; the lanes' adders do the adding. Word i of the row goes to slot word
+i mod (SUM_SLOTS / L); an untouched slot reads as +0. After the last word the slots fold: for half = 64, 32, .. 1
+
+    p[s] = p[s] + p[s + half]          s < half
+
+which is half / L steps of whole words while half >= L, and then one step in which lane l takes lane l + half.
+
+::
+
+    stage S_READ     S_READ + 1        S_ADD            S_Y
+    step > memory --> a, b, shuffle --> adders -------> y --> memory          before half is halved the
+           ^------------------- a level waits for its last sum --^            last step must be back
+
+Largest magnitude. |y| is compared as an integer (NaN is above infinity) in a tree over the lanes, a level a cycle, then with the
+largest of the row so far.
+"""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..isa import Reduce
+from .words import S_ADD, S_Y, SUM_SLOTS, delay
+
+__all__ = ["Reducer"]
+
+S_READ = S_ADD - 2      # a slot word's address; a cycle later the word; then the adders' operands
+
+
+class Reducer(wiring.Component):
+    """Parameters: ``vector_lanes``.
+
+    Members
+    -------
+    reduce : In(Reduce)
+        Constant while a descriptor runs.
+    read_valid : In(1)
+        A word of the row is at stage S_READ.
+    y_valid, y_last : In(1); y : In(32 a lane)
+        A word, the last of its row, at S_Y.
+    folding : Out(1); add_a, add_b : Out(32 a lane)
+        For the lanes' adders, one stage before S_ADD.
+    total : Out(32), total_valid : Out(1)
+        Sum or largest magnitude of the row; valid strobes.
+    """
+
+    S_READ = S_READ
+
+    def __init__(self, *, vector_lanes):
+        if vector_lanes not in (2, 4, 8, 16):
+            raise ValueError(f"vector_lanes must be 2, 4, 8 or 16, not {vector_lanes!r}")
+        self._lanes = vector_lanes
+        word = data.ArrayLayout(32, vector_lanes)
+        super().__init__({
+            "reduce": In(Reduce), "read_valid": In(1), "y_valid": In(1), "y_last": In(1), "y": In(word),
+            "folding": Out(1), "add_a": Out(word), "add_b": Out(word), "total": Out(32), "total_valid": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        summing = Signal()
+        m.d.comb += summing.eq(self.reduce == Reduce.RMS)
+        sum_valid = self._sum(m, summing)
+        peak, peak_valid = self._peak(m, self.reduce == Reduce.ABSMAX)
+        m.d.comb += [
+            self.total.eq(Mux(summing, self.y[0], peak)),
+            self.total_valid.eq(sum_valid | peak_valid),
+        ]
+        return m
+
+    def _sum(self, m, summing):
+        """The slots and their folding; returns the strobe at which lane 0 of y is the sum."""
+        lanes = self._lanes
+        slot_words = SUM_SLOTS // lanes
+        m.submodules.slots = slots = memory.Memory(shape=data.ArrayLayout(32, lanes), depth=slot_words, init=[],
+                                                   attrs={"ram_style": "distributed"})
+        write, read_a, read_b = slots.write_port(), slots.read_port(), slots.read_port()
+
+        # A step at S_READ: the row's next word, or s = step of a fold.
+        index, filled = Signal(range(slot_words)), Signal()     # the row's next slot word; every slot word is touched
+        fold, step, half = Signal(), Signal(range(slot_words)), Signal(range(SUM_SLOTS))
+        wait = Signal(range(S_Y + 1 - S_READ))
+        adding = Signal()
+        m.d.comb += adding.eq(self.read_valid & summing)
+        in_lanes = half < lanes
+        other = step + (half >> (lanes - 1).bit_length())
+        m.d.comb += [
+            read_a.addr.eq(step),
+            read_b.addr.eq(Mux(fold, other, index)),
+        ]
+        untouched_a, untouched_b = ~filled & (step >= index), ~filled & (read_b.addr >= index)
+        with m.If(adding):
+            m.d.sync += index.eq(index + 1)
+            with m.If(index == slot_words - 1):
+                m.d.sync += filled.eq(1)
+
+        # Folding.
+        last_step = in_lanes | (other == (half >> ((lanes - 1).bit_length() - 1)) - 1)
+        going, final = Signal(), Signal()
+        m.d.comb += [going.eq(fold & (wait == 0)), final.eq(going & (half == 1))]
+        with m.If(self.y_valid & self.y_last & summing):
+            m.d.sync += [fold.eq(1), step.eq(0), half.eq(SUM_SLOTS // 2), wait.eq(0)]
+        with m.Elif(wait != 0):
+            m.d.sync += wait.eq(wait - 1)
+        with m.Elif(fold & ~last_step):
+            m.d.sync += step.eq(step + 1)
+        with m.Elif(fold):
+            m.d.sync += [step.eq(0), half.eq(half >> 1), wait.eq(S_Y - S_READ), filled.eq(1)]
+            with m.If(half == 1):
+                m.d.sync += [fold.eq(0), filled.eq(0), index.eq(0), wait.eq(0)]
+
+        # A cycle later: the operands.
+        zero_a, zero_b, shuffle, late_half = (Signal(reset_less=True), Signal(reset_less=True), Signal(reset_less=True),
+                                              Signal(half.shape(), reset_less=True))
+        m.d.sync += [zero_a.eq(untouched_a), zero_b.eq(untouched_b), shuffle.eq(in_lanes & fold), late_half.eq(half),
+                     self.folding.eq(going)]
+        for lane in range(lanes):
+            m.d.comb += [
+                self.add_a[lane].eq(Mux(zero_a, 0, read_a.data[lane])),
+                self.add_b[lane].eq(Mux(zero_b, 0, read_b.data[lane])),
+            ]
+            with m.If(shuffle):
+                for level in range(lanes.bit_length() - 1):
+                    if lane < 1 << level:
+                        with m.If(late_half[level]):
+                            m.d.comb += self.add_b[lane].eq(read_a.data[lane + (1 << level)])
+
+        # At S_Y: back into the memory.
+        distance = S_Y - S_READ
+        m.d.comb += [
+            write.en.eq(delay(m, adding | going, distance, reset=True)),
+            write.addr.eq(delay(m, Mux(fold, step, index), distance)),
+            write.data.eq(self.y),
+        ]
+        return delay(m, final, distance, reset=True)
+
+    def _peak(self, m, enable):
+        """Largest magnitude of the row, and its strobe."""
+        level = [self.y[lane][:31] for lane in range(self._lanes)]
+        valid, last = self.y_valid & enable, self.y_last
+        depth = 0
+        while len(level) > 1:
+            larger = []
+            for k in range(len(level) // 2):
+                winner = Signal(31, reset_less=True, name=f"peak_{depth}_{k}")
+                m.d.sync += winner.eq(Mux(level[2 * k] > level[2 * k + 1], level[2 * k], level[2 * k + 1]))
+                larger.append(winner)
+            level, depth = larger, depth + 1
+        valid, last = delay(m, valid, depth, reset=True), delay(m, last, depth)
+        peak, peak_valid = Signal(31), Signal()
+        m.d.sync += peak_valid.eq(valid & last)
+        with m.If(valid):
+            m.d.sync += peak.eq(Mux(level[0] > peak, level[0], peak))
+        with m.Elif(peak_valid):
+            m.d.sync += peak.eq(0)
+        return peak, peak_valid

@@ -1,0 +1,122 @@
+"""Scalar unit: the registers s[0..3] of every token lane, and what a reduction writes into them.
+
+::
+
+    RMS     total --> * imm0 --> + imm1 --> rsqrt --> s[r]
+
+    ABSMAX  c = max(total, 1e-5) --> * 1/127 --> s[r + 1]
+                                 --> recip --> * 127 --> s[r]
+
+One multiplier, one adder, one function unit; a counter says when which result is there. About 20 cycles.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..arith.fadd import FAdd
+from ..arith.fmul import FMul
+from ..arith.func import Func
+from ..formats import bits_of
+from ..isa import Reduce
+from ..tables import FuncOp
+from .words import N_SCALARS, fit
+
+__all__ = ["ScalarUnit"]
+
+_LEAST_ABSMAX = bits_of(1e-5)
+_INT8_TOP = bits_of(127.0)
+_INT8_STEP = bits_of(1 / 127)
+
+# Cycles after `start` at which results are there: one cycle into the multiplier's operand registers, then latencies.
+_FIRST_PRODUCT = 1 + FMul.LATENCY
+_RMS_END = _FIRST_PRODUCT + FAdd.LATENCY + Func.LATENCY
+_RECIP = Func.LATENCY
+_ABSMAX_END = _RECIP + 1 + FMul.LATENCY
+assert _FIRST_PRODUCT < _ABSMAX_END <= _RMS_END and _RECIP > 0
+
+
+class ScalarUnit(wiring.Component):
+    """Parameters: ``token_lanes``.
+
+    Members
+    -------
+    reduce, imm0, imm1, reduce_scalar : In
+        Fields of the descriptor, constant while it runs.
+    token : In(4)
+        Token of the row that ``total`` belongs to; constant from ``start`` to ``done``.
+    total : In(32), start : In(1)
+    done : Out(1)
+        The registers are written.
+    read_scalar, read_token : In(2), In(4); read_data : Out(32)
+        First read port, and a second one: ``scale_scalar``, ``scale_token``, ``scale_data``. Combinational.
+    """
+
+    def __init__(self, *, token_lanes):
+        if not isinstance(token_lanes, int) or not 1 <= token_lanes <= 16 or token_lanes & (token_lanes - 1):
+            raise ValueError(f"token_lanes must be a power of two of at most 16, not {token_lanes!r}")
+        self._token_lanes = token_lanes
+        super().__init__({
+            "reduce": In(Reduce), "imm0": In(32), "imm1": In(32), "reduce_scalar": In(2), "token": In(4),
+            "total": In(32), "start": In(1), "done": Out(1),
+            "read_scalar": In(2), "read_token": In(4), "read_data": Out(32),
+            "scale_scalar": In(2), "scale_token": In(4), "scale_data": Out(32),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.registers = registers = memory.Memory(shape=32, depth=N_SCALARS * self._token_lanes, init=[],
+                                                           attrs={"ram_style": "distributed"})
+        write = registers.write_port()
+        read, scale = registers.read_port(domain="comb"), registers.read_port(domain="comb")
+
+        def address(scalar, token):
+            return Cat(scalar, fit(token, self._token_lanes))
+
+        m.d.comb += [
+            read.addr.eq(address(self.read_scalar, self.read_token)), self.read_data.eq(read.data),
+            scale.addr.eq(address(self.scale_scalar, self.scale_token)), self.scale_data.eq(scale.data),
+        ]
+
+        m.submodules.mul = mul = FMul()
+        m.submodules.add = add = FAdd()
+        m.submodules.func = func = Func()
+        m.d.comb += [mul.en.eq(1), add.en.eq(1), func.en.eq(1)]
+
+        # `at` counts the cycles since start; the total (or c) is held.
+        absmax = self.reduce == Reduce.ABSMAX
+        held = Signal(32, reset_less=True)
+        busy, at = Signal(), Signal(range(_RMS_END + 1))
+        with m.If(self.start):
+            m.d.sync += [
+                held.eq(Mux(absmax & (self.total < _LEAST_ABSMAX), _LEAST_ABSMAX, self.total)),
+                busy.eq(1), at.eq(0),
+            ]
+        with m.Elif(busy):
+            m.d.sync += at.eq(at + 1)
+
+        s_mul_a, s_mul_b = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        second = absmax & (at >= _RECIP)
+        m.d.sync += [
+            s_mul_a.eq(Mux(second, func.o.as_value(), held)),
+            s_mul_b.eq(Mux(second, _INT8_TOP, Mux(absmax, _INT8_STEP, self.imm0))),
+        ]
+        m.d.comb += [
+            mul.a.eq(s_mul_a), mul.b.eq(s_mul_b),
+            add.a.eq(mul.o), add.b.eq(self.imm1),
+            func.op.eq(Mux(absmax, FuncOp.RECIP, FuncOp.RSQRT)),
+            func.i.eq(Mux(absmax, held, add.o.as_value())),
+        ]
+
+        end, step_end = Signal(), Signal()
+        m.d.comb += [
+            end.eq(busy & (at == Mux(absmax, _ABSMAX_END, _RMS_END))),
+            step_end.eq(busy & absmax & (at == _FIRST_PRODUCT)),
+            write.en.eq(end | step_end),
+            write.addr.eq(address((self.reduce_scalar + step_end)[:2], self.token)),
+            write.data.eq(Mux(absmax, mul.o.as_value(), func.o.as_value())),
+        ]
+        m.d.sync += self.done.eq(end)
+        with m.If(end):
+            m.d.sync += busy.eq(0)
+        return m

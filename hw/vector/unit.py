@@ -1,0 +1,173 @@
+"""Vector unit.  y = ((a * k1) * k2) * k3 + k4 over a row, then reduced and/or sent: one descriptor, L elements a cycle.
+
+::
+
+    i_command --> Issue --- addresses --> X, P ---+
+    i_matmul, i_attend ------- integers ----------+--> L lanes --> y --+--> X
+    i_param --> P                                 |     ^              +--> Sinks --> o_quant, o_topk
+                     ScalarUnit -- s[r] ----------+     |              |
+                         ^---- total ---- Reducer <-----+--------------+
+
+The pipeline never stops and has no clock enable: a missing word of a stream is a bubble, and a word whose sink may refuse it is
+issued only when there is room. A descriptor starts when the one before has left the pipeline.
+
+Rate: a word a cycle. Overhead of a descriptor: S_Y + 6 cycles (S_INT + 8 with a stream sink), 3 cycles a row block; a reducing
+row waits for its result: see docs/units/vector.md.  Golden: ``celosia.gen.golden.vector.run_vector``.
+"""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..isa import Sink, Vector
+from ..links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, TopkWord
+from .issue import Issue
+from .lane import Lane
+from .reduce import Reducer
+from .scalar import ScalarUnit
+from .sinks import Sinks
+from .words import S_ISSUE, S_WORDS, S_Y, WordControl, delay, fit
+
+__all__ = ["VectorUnit"]
+
+_QUANT_WORDS, _TOPK_WORDS = 64, 16      # queues: a full pipeline of words to quantise; TopK takes L cycles a word anyway
+_ULTRA_WORDS = 4096                     # depth of the large memory blocks
+
+
+class VectorUnit(wiring.Component):
+    """The vector unit.
+
+    Parameters
+    ----------
+    vector_lanes : int
+        L: 2, 4, 8 or 16.
+    token_lanes : int
+        Tokens with scalar registers; a power of two of at most 16.
+    x_words, p_words : int
+        Words of the scratches, at most 65536.
+
+    Members
+    -------
+    i_command : In(stream of isa.Vector)
+    i_matmul, i_attend : In(stream of DrainWord, AttendWord)
+    i_param : In(stream of ParamWrite)
+        Writes P; always ready.
+    o_quant, o_topk : Out(stream of QuantWord, TopkWord)
+    launch : In(Launch)
+        Constant while a descriptor runs.
+    done : Out(1)
+        Strobe: all of a descriptor has left or landed.
+    count_busy, count_wait : Out(1)
+        A descriptor is at work; a word could not be issued for its stream or its sink.
+
+    Paths: i_matmul.ready and i_attend.ready come from registers; otherwise none.
+    """
+
+    def __init__(self, *, vector_lanes, token_lanes, x_words, p_words):
+        if vector_lanes not in (2, 4, 8, 16):
+            raise ValueError(f"vector_lanes must be 2, 4, 8 or 16, not {vector_lanes!r}")
+        if token_lanes not in (1, 2, 4, 8, 16):
+            raise ValueError(f"token_lanes must be a power of two of at most 16, not {token_lanes!r}")
+        for name, words in (("x_words", x_words), ("p_words", p_words)):
+            if not isinstance(words, int) or not 2 <= words <= 65536:
+                raise ValueError(f"{name} must be an integer in 2..65536, not {words!r}")
+        self._lanes, self._token_lanes = vector_lanes, token_lanes
+        self._x_words, self._p_words = x_words, p_words
+        super().__init__({
+            "i_command": In(stream.Signature(Vector)),
+            "i_matmul": In(stream.Signature(DrainWord(vector_lanes))),
+            "i_attend": In(stream.Signature(AttendWord(vector_lanes))),
+            "i_param": In(stream.Signature(ParamWrite(vector_lanes))),
+            "o_quant": Out(stream.Signature(QuantWord(vector_lanes))),
+            "o_topk": Out(stream.Signature(TopkWord(vector_lanes))),
+            "launch": In(Launch), "done": Out(1), "count_busy": Out(1), "count_wait": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS)
+        m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes)
+        m.submodules.scalars = scalars = ScalarUnit(token_lanes=self._token_lanes)
+        m.submodules.sinks = sinks = Sinks(vector_lanes=self._lanes, quant_words=_QUANT_WORDS, topk_words=_TOPK_WORDS)
+        f = issue.fields
+        m.d.comb += [
+            issue.i_command.p.eq(self.i_command.p), issue.i_command.valid.eq(self.i_command.valid),
+            self.i_command.ready.eq(issue.i_command.ready),
+            issue.launch.eq(self.launch),
+            issue.matmul_valid.eq(self.i_matmul.valid), self.i_matmul.ready.eq(issue.matmul_ready),
+            issue.attend_valid.eq(self.i_attend.valid), self.i_attend.ready.eq(issue.attend_ready),
+            self.done.eq(issue.done), self.count_busy.eq(issue.count_busy), self.count_wait.eq(issue.count_wait),
+        ]
+
+        # What travels with a word, at every stage from S_ISSUE to S_Y.
+        valid, word = {S_ISSUE: issue.valid}, {S_ISSUE: issue.word}
+        for stage in range(S_ISSUE + 1, S_Y + 1):
+            valid[stage] = Signal(name=f"valid_{stage}")
+            word[stage] = Signal(WordControl, name=f"word_{stage}", reset_less=True)
+            m.d.sync += [valid[stage].eq(valid[stage - 1]), word[stage].eq(word[stage - 1])]
+
+        x_word, p_word = self._scratches(m, issue, valid[S_Y], word[S_Y], sinks.y)
+        m.d.comb += [
+            scalars.read_scalar.eq(f.mul1_scalar), scalars.read_token.eq(word[S_WORDS - 1].token),
+            scalars.scale_scalar.eq(f.scale_scalar), scalars.scale_token.eq(word[sinks.S_SCALE].token),
+        ]
+        scalar = delay(m, scalars.read_data, 1)
+        acc = Signal(data.ArrayLayout(self.i_matmul.p.acc.shape().elem_shape, self._lanes), reset_less=True)
+        with m.If(self.i_matmul.ready):
+            m.d.sync += acc.eq(self.i_matmul.p.acc)
+        with m.Else():
+            m.d.sync += acc.eq(self.i_attend.p.acc)
+        scale = delay(m, self.i_attend.p.scale, S_WORDS)
+
+        lanes = [Lane(odd=bool(lane % 2)) for lane in range(self._lanes)]
+        for number, lane in enumerate(lanes):
+            m.submodules[f"lane_{number}"] = lane
+            m.d.comb += [
+                lane.fields.eq(f), lane.acc.eq(acc[number]),
+                lane.x.eq(x_word[number]), lane.p.eq(p_word[number]), lane.p_pair.eq(p_word[number ^ 1]),
+                lane.scalar.eq(scalar), lane.scale.eq(scale),
+                lane.a_pair.eq(lanes[number ^ 1].a),
+                lane.folding.eq(reducer.folding),
+                lane.add_a.eq(reducer.add_a[number]), lane.add_b.eq(reducer.add_b[number]),
+                reducer.y[number].eq(lane.y), sinks.y[number].eq(lane.y),
+            ]
+        m.d.comb += [
+            reducer.reduce.eq(f.reduce), reducer.read_valid.eq(valid[reducer.S_READ]),
+            reducer.y_valid.eq(valid[S_Y]), reducer.y_last.eq(word[S_Y].last),
+            scalars.reduce.eq(f.reduce), scalars.imm0.eq(f.imm0), scalars.imm1.eq(f.imm1),
+            scalars.reduce_scalar.eq(f.reduce_scalar), scalars.token.eq(issue.row_token),
+            scalars.total.eq(reducer.total), scalars.start.eq(reducer.total_valid),
+            issue.reduced.eq(scalars.done),
+            sinks.fields.eq(f), sinks.scale.eq(scalars.scale_data), sinks.valid.eq(valid[S_Y]), sinks.word.eq(word[S_Y]),
+            issue.retired.eq(sinks.retired),
+        ]
+        for inner, outer in ((sinks.o_quant, self.o_quant), (sinks.o_topk, self.o_topk)):
+            m.d.comb += [outer.p.eq(inner.p), outer.valid.eq(inner.valid), inner.ready.eq(outer.ready)]
+        return m
+
+    def _scratches(self, m, issue, y_valid, y_word, y):
+        """X and P with their ports; returns their words at S_WORDS."""
+        shape = data.ArrayLayout(32, self._lanes)
+
+        def scratch(words):
+            return memory.Memory(shape=shape, depth=words, init=[],
+                                 attrs={"ram_style": "ultra" if words >= _ULTRA_WORDS else "block"})
+
+        m.submodules.x = x = scratch(self._x_words)
+        m.submodules.p = p = scratch(self._p_words)
+        x_write, x_read = x.write_port(), x.read_port()
+        p_write, p_read = p.write_port(), p.read_port()
+        m.d.comb += [
+            x_read.addr.eq(fit(issue.x_addr, self._x_words)),
+            x_write.addr.eq(fit(y_word.where, self._x_words)),
+            x_write.data.eq(y),
+            x_write.en.eq(y_valid & (issue.fields.sink == Sink.X)),
+            p_read.addr.eq(fit(issue.p_addr, self._p_words)),
+            p_write.addr.eq(fit(self.i_param.p.addr, self._p_words)),
+            p_write.data.eq(self.i_param.p.data),
+            p_write.en.eq(self.i_param.valid),
+            self.i_param.ready.eq(1),
+        ]
+        x_word, p_word = Signal(shape, reset_less=True), Signal(shape, reset_less=True)
+        m.d.sync += [x_word.eq(x_read.data), p_word.eq(p_read.data)]
+        return x_word, p_word

@@ -1,0 +1,182 @@
+"""Vector unit against its golden function: random programs of descriptors of every kind, word for word.
+
+Parameters: ``lanes``, ``token_lanes``, ``x_words``, ``p_words``, ``n_descriptors`` a run, ``n_runs``. A run has a number of tokens of
+its own and ends by sending all of X to the candidates and all scalar registers to the K sink, so that nothing stays unseen.
+"""
+
+import cocotb
+import torch
+from cocotb.triggers import RisingEdge
+
+from celosia.gen.golden import f32
+from celosia.gen.golden.vector import N_SCALARS, QuantWords, VectorState, run_vector
+from celosia.hw.isa import Add, Mul1, Mul2, Mul3, Reduce, Sink, Source, Tokens, Vector
+from celosia.hw.links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, TopkWord
+from celosia.sim_tb.link import Monitor, Source as Feed, Sink as Drain, pack, parameters, reset, rng, start_clock
+
+_TIMEOUT_CYCLES = 200_000
+_SPECIAL = (0x0000_0000, 0x8000_0000, 0x0000_0001, 0x807F_FFFF, 0x0080_0000, 0x8080_0000, 0x3F80_0000, 0x42FE_FFFF, 0x7F7F_FFFF,
+            0xFF7F_FFFF, 0x7F80_0000, 0xFF80_0000, 0x7F80_0001, 0x7FC0_0000)
+
+
+def number_bits(random, wild):
+    """A number of the size that a model has, or any pattern."""
+    if wild and random.random() < 0.3:
+        return random.choice((random.choice(_SPECIAL), random.getrandbits(32)))
+    value = random.choice((random.gauss(0, 1), random.gauss(0, 100), random.randrange(-20, 20) / 2))
+    return int(f32.to_bits(torch.tensor(value, dtype=torch.float32)))
+
+
+def integer(random):
+    """Any length of integer, and the extremes."""
+    return random.choice((random.randrange(-1 << 31, 1 << 31) >> random.randrange(32), -1 << 31, (1 << 31) - 1))
+
+
+def random_descriptor(random, n_tokens, size, wild):
+    """Fields of a legal descriptor that stays inside the scratches. X is read in one half and written in place or in the other."""
+    f = {"source": random.choice(list(Source)), "mul3": random.choice(list(Mul3)), "tokens": random.choice([*Tokens, Tokens.ALL]),
+         "mul1_scalar": random.randrange(N_SCALARS), "scale_scalar": random.randrange(N_SCALARS),
+         "reduce_scalar": random.randrange(N_SCALARS), "imm0": number_bits(random, wild), "imm1": number_bits(random, wild),
+         "bank": random.randrange(2), "head": random.randrange(64), "addr": random.getrandbits(40),
+         "mul1": random.choice(list(Mul1)), "mul2": random.choice([Mul2.ONE, Mul2.P, Mul2.IMM]),
+         "add": random.choice([Add.NONE, Add.X]), "sink": random.choice([*Sink, Sink.X, Sink.X])}
+    if random.random() < 0.25:
+        f |= {"mul1": Mul1.P, "mul2": Mul2.ROPE, "mul3": Mul3.ONE, "add": Add.ROPE}
+    if f["mul1"] is Mul1.STREAM and f["source"] is not Source.ATTEND:
+        f["mul1"] = Mul1.SCALAR
+    if f["source"] in (Source.X, Source.P) and random.random() < 0.5:
+        f["reduce"] = random.choice([Reduce.RMS, Reduce.ABSMAX])
+        f["sink"] = random.choice([Sink.NONE, Sink.X])
+        if f["reduce"] is Reduce.RMS:
+            f |= {"sink": Sink.NONE, "add": Add.NONE}
+            f["mul2"] = Mul2.ONE if f["mul2"] is Mul2.ROPE else f["mul2"]
+            f["mul3"] = random.choice([Mul3.SELF, f["mul3"]])
+
+    half = size["x_words"] // 2
+    limit = min(half // n_tokens, size["p_words"] // 2) - 4
+    n = random.choice((1, 2, random.randrange(1, 20), random.randrange(1, limit)))
+    n = f["n_words"] = min(n, limit)
+    f["block_words"] = random.choice((n, random.randrange(1, n + 1))) if f["source"] is Source.MATMUL else n + random.choice((0, 5))
+    stride = n + random.randrange(4)
+    half_index, offset = random.randrange(2), random.randrange(half - n_tokens * stride + 1)
+    f |= {"x_base": half_index * half + offset, "x_stride": stride, "d_base": f_base(random, half_index, half, offset),
+          "d_stride": stride}
+    f["p_stride"] = random.choice((0, n)) if n_tokens * n <= size["p_words"] else 0
+    f["p_base"] = random.randrange(size["p_words"] - f["p_stride"] * (n_tokens - 1) - n + 1)
+    return f
+
+
+def f_base(random, half_index, half, offset):
+    """In place, or the same place of the other half."""
+    return random.choice((half_index, 1 - half_index)) * half + offset
+
+
+def first_state(size):
+    """Descriptors that give every word of X and every scalar register a value: memories outlive a reset."""
+    half = size["x_words"] // 2
+    for base in (0, half):
+        yield {"n_words": half, "block_words": half, "tokens": Tokens.LAST, "source": Source.P, "sink": Sink.X, "d_base": base}
+    for scalar in range(0, N_SCALARS, 2):
+        yield {"n_words": 2, "block_words": 2, "source": Source.P, "p_base": scalar, "p_stride": 2, "reduce": Reduce.ABSMAX,
+               "reduce_scalar": scalar}
+
+
+def all_state(size):
+    """Descriptors that send all of X and all scalar registers out."""
+    half = size["x_words"] // 2
+    for base in (0, half):
+        yield {"n_words": half, "block_words": half, "x_base": base, "tokens": Tokens.LAST, "sink": Sink.TOPK, "imm0": 1}
+    for scalar in range(N_SCALARS):
+        yield {"n_words": 1, "block_words": 1, "sink": Sink.K, "scale_scalar": scalar}
+
+
+def run_golden(f, n_tokens, state, random, lanes):
+    """Feeds the streams that the descriptor takes, runs it; returns (words of matmul, of attention, quant words, topk words)."""
+    rows = 1 if f.get("tokens") is Tokens.LAST else n_tokens
+    fed = {Source.MATMUL: [], Source.ATTEND: []}
+    if f.get("source") in fed:
+        acc = [[integer(random) for _ in range(lanes)] for _ in range(rows * f["n_words"])]
+        if f["source"] is Source.MATMUL:
+            state.push_matmul(torch.tensor(acc))
+            fed[Source.MATMUL] = [{"acc": word} for word in acc]
+        else:
+            scales = [number_bits(random, False) for _ in acc]
+            state.push_attend(torch.tensor(acc), f32.from_bits(scales))
+            fed[Source.ATTEND] = [{"acc": word, "scale": scale} for word, scale in zip(acc, scales)]
+    words = run_vector(f, (n_tokens, 0), state)
+    quant, topk = [], []
+    if isinstance(words, QuantWords):
+        columns = (words.token, words.word, words.last, f32.to_bits(words.scale), words.data)
+        quant = [{"sink": words.sink, "bank": words.bank, "token": token, "head": words.head, "word": word, "last": last,
+                  "scale": scale, "data": elements}
+                 for token, word, last, scale, elements in zip(*(column.tolist() for column in columns))]
+    elif words is not None:
+        topk = [{"first": first, "n_valid": words.n_valid, "logits": logits}
+                for first, logits in zip(words.first.tolist(), f32.to_bits(words.logits).tolist())]
+    return fed[Source.MATMUL], fed[Source.ATTEND], quant, topk
+
+
+async def watch_done(dut, watched, expected):
+    """At every strobe of done, all words of the descriptors so far must have been taken."""
+    edge = RisingEdge(dut.clk)
+    for number, counts in enumerate(expected):
+        for _ in range(_TIMEOUT_CYCLES):
+            await edge
+            if dut.done.value:
+                break
+        else:
+            raise TimeoutError(f"Descriptor {number} was not done within {_TIMEOUT_CYCLES} cycles")
+        taken = tuple(monitor.transfers for monitor in watched)
+        assert taken == counts, f"descriptor {number} was done after {taken} words, not {counts}"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.4], wild=[False, True])
+async def matches_golden(dut, stall, wild):
+    size = parameters()
+    lanes = size["lanes"]
+    random = rng("program")
+    start_clock(dut)
+    feeds = {name: Feed(dut, name, shape=shape, stall=stall) for name, shape in (
+        ("i_command", Vector), ("i_matmul", DrainWord(lanes)), ("i_attend", AttendWord(lanes)), ("i_param", ParamWrite(lanes)))}
+    drains = {"o_quant": Drain(dut, "o_quant", shape=QuantWord(lanes), stall=stall),
+              "o_topk": Drain(dut, "o_topk", shape=TopkWord(lanes), stall=stall)}
+    watched = [Monitor(dut, name) for name in ("o_quant", "o_topk")]
+    await reset(dut)
+    state = VectorState.zeros(vector_lanes=lanes, x_words=size["x_words"], p_words=size["p_words"])
+    sent = [0, 0]
+    for _ in range(size["n_runs"]):
+        n_tokens = random.randrange(1, size["token_lanes"] + 1)
+        dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "first_position": 7})
+        params = [[number_bits(random, wild) for _ in range(lanes)] for _ in range(size["p_words"])]
+        await feeds["i_param"].send({"addr": addr, "data": word} for addr, word in enumerate(params))
+        state.p[:] = f32.from_bits(params)
+
+        program = [*first_state(size),
+                   *(random_descriptor(random, n_tokens, size, wild) for _ in range(size["n_descriptors"])),
+                   *all_state(size)]
+        words, done_counts = ([], [], [], []), []
+        for f in program:
+            for stream, new in zip(words, run_golden(f, n_tokens, state, random, lanes)):
+                stream.extend(new)
+            done_counts.append((sent[0] + len(words[2]), sent[1] + len(words[3])))
+        sent = list(done_counts[-1])
+        matmul, attend, quant, topk = words
+        tasks = [cocotb.start_soon(task) for task in (
+            watch_done(dut, watched, done_counts),
+            feeds["i_command"].send(program, timeout_cycles=_TIMEOUT_CYCLES),
+            feeds["i_matmul"].send(matmul, timeout_cycles=_TIMEOUT_CYCLES),
+            feeds["i_attend"].send(attend, timeout_cycles=_TIMEOUT_CYCLES))]
+        candidates = cocotb.start_soon(drains["o_topk"].recv(len(topk), timeout_cycles=_TIMEOUT_CYCLES))
+        quantised = cocotb.start_soon(drains["o_quant"].recv(len(quant), timeout_cycles=_TIMEOUT_CYCLES))
+        compare("o_quant", await quantised, quant)
+        compare("o_topk", await candidates, topk)
+        for task in tasks:
+            await task
+        assert not dut.count_busy.value or dut.done.value
+
+
+def compare(name, found, expected):
+    """Equal lists, or the first word that differs."""
+    for index, (word, wanted) in enumerate(zip(found, expected, strict=True)):
+        assert word == wanted, f"{name}: word {index} is {word}, not {wanted}"

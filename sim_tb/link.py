@@ -1,7 +1,7 @@
 """Streams in cocotb benches: a source, a sink and a monitor of the rules, with random pauses and limited waits.
 
 A stream `i` of a component comes out of the Verilog as `i__payload`, `i__valid` and `i__ready`.  With a payload class
-given, values are Python: a dict for a struct, a list for an array, a signed or unsigned int or an enum member for the
+given (`shape=`), values are Python: a dict for a struct, a list for an array, a signed or unsigned int or an enum member for the
 rest.  Without one they are the payload's bits as an int.
 
     import cocotb
@@ -27,6 +27,7 @@ and in `tests/hw/test_dot.py`:
     def test_dot():
         simulate(Dot(lanes=8), "celosia.sim_tb.tb_dot", name="dot", parameters={"lanes": 8})
 
+`stall=` is the probability of a pause in a cycle, and `random_numbers=` replaces the generator that decides it.
 Values are read at the rising edge, where they are what the registers see, and written after it.
 """
 

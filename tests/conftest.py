@@ -6,10 +6,17 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-# Before torch and transformers are imported: compiled graphs and spinning threads have no place in a test run.
+# Before torch is imported: the test processes share the cores among themselves, and nothing is compiled behind them.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, however busy the machine.
+settings.register_profile("celosia", deadline=None, derandomize=True, database=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("celosia")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Assembled:
 
 
 def assemble(model, accel, context=None, progress=None):
-    """Lay out, check, pack and compile. ``progress`` is called with the name of every segment that is done.
+    """Lay out, check, pack and compile. ``progress(name, total)`` is called for each of ``total`` segments that is done.
 
     Raises :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small.
     """
@@ -56,7 +56,7 @@ def assemble(model, accel, context=None, progress=None):
         segments.append({"name": name, "offset": address.offset, "bytes": len(span),
                          "sha256": hashlib.sha256(span.tobytes()).hexdigest()})
         if progress:
-            progress(name)
+            progress(name, len(sources) + len(programs))
 
     for name, source in sources.items():
         if isinstance(source, _MatrixSource):

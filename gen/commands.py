@@ -1,0 +1,147 @@
+"""Commands for the command line: ``pack`` and ``verilog``; and the packer that ``run --model`` uses."""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from celosia.hw.configs import CONFIGS
+from celosia.hw.isa import Opcode
+
+from . import checkpoint, image
+from .assemble import assemble
+from .manifest import build_manifest
+from .quantise import quantise
+
+__all__ = ["commands", "pack", "packer", "verilog", "verilog_of"]
+
+_MODELS = Path(__file__).resolve().parents[1] / "models"
+_config_option = click.option("--config", "config_name", default="tiny", show_default=True,
+                              help="Configuration of the accelerator.")
+
+
+def _config(name):
+    if name not in CONFIGS:
+        raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {name!r}")
+    return CONFIGS[name]
+
+
+def packer(model, config_name, context=None, progress=None):
+    """The bytes of an image of a shipped model (by name) or a checkpoint folder. ValueError, one sentence."""
+    config = _config(config_name)
+    path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
+    if not path.is_dir():
+        shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
+        raise ValueError(f"Model must be a checkpoint folder or one of {shipped}, not {model!r}")
+    assembled = assemble(quantise(checkpoint.load(path)), config, context, progress)
+    return _encoded(assembled)
+
+
+def _encoded(assembled):
+    return image.encode(assembled.header, assembled.payload)
+
+
+@click.command()
+@click.argument("checkpoint_path", metavar="CHECKPOINT", type=click.Path())
+@click.option("-o", "--output", required=True, metavar="IMAGE", type=click.Path(dir_okay=False), help="Image file to write.")
+@_config_option
+@click.option("--context", type=click.IntRange(min=1), help="Positions of the KV cache; default: what model and "
+              "configuration allow.")
+def pack(checkpoint_path, output, config_name, context):
+    """Pack a checkpoint into an image for a configuration."""
+    try:
+        config = _config(config_name)
+        model = quantise(checkpoint.load(checkpoint_path))
+        with tqdm(desc="packing", unit="segment", leave=False) as bar:
+            def progress(name, total):
+                bar.total = total
+                bar.update()
+
+            assembled = assemble(model, config, context, progress)
+        data = _encoded(assembled)
+        image.write(output, data)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(_table(assembled, len(data)))
+
+
+def _table(assembled, file_bytes):
+    """What was packed: segments by kind, and what a token costs."""
+    layout, placement = assembled.placement.layout, assembled.placement
+    weights, sizes = defaultdict(int), defaultdict(int)
+    for segment in assembled.header["segments"]:
+        name = segment["name"]
+        kind = re.sub(r"^layer\d+\.|\d+(?=$|\.scales)", "", name)
+        kind = "row scales" if name.endswith(".scales") else "norms" if kind.endswith("norm") else kind
+        sizes[kind] += segment["bytes"]
+        if name in placement.matrices:
+            matrix = placement.matrices[name]
+            weights[kind] += matrix.rows * matrix.columns
+    lines = [f"{'tensor':<18}{'bits a weight':>14}{'bytes':>14}"]
+    for kind, size in sizes.items():
+        bits = f"{8 * size / weights[kind]:.2f}" if weights[kind] else ""
+        lines.append(f"{kind:<18}{bits:>14}{size:>14,}")
+    cache = layout.model.n_layers * layout.model.n_kv_heads * layout.record_bytes
+    beats = decode_beats(assembled.programs["decode"], layout)
+    attend = cache // layout.accel.port_bytes / layout.accel.n_ports
+    return "\n".join([
+        *lines, f"{'image':<32}{file_bytes:>14,}", "",
+        f"configuration {layout.accel.name} ({layout.accel.digest}), context {layout.context}",
+        f"KV cache: {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all",
+        f"decoding a token reads {beats:,} beats of {layout.accel.beat_bytes} bytes, and {attend:,.1f} more for every "
+        f"position before it"])
+
+
+def decode_beats(program, layout):
+    """Beats that a program reads for one token at position 0, all ports together counted as one."""
+    beats, word_beats = 0, 4 * layout.accel.vector_lanes // layout.accel.beat_bytes
+    for step in program.steps:
+        if step.opcode is Opcode.MATMUL:
+            beats += step.fields["n_row_groups"] * step.fields["n_col_blocks"] * step.fields["planes"]
+        elif step.opcode is Opcode.LOAD:
+            beats += step.fields["n_words"] * word_beats
+    return beats
+
+
+def verilog_of(config):
+    """Verilog text of the accelerator, module ``celosia``."""
+    from celosia.hw.top import Accelerator
+
+    from .verilog import emit, share_modules
+
+    top = Accelerator(config)
+    return share_modules(emit(top, "celosia", ports=top.ports()))
+
+
+def _ports(text):
+    """{name: {"direction", "bits"}} of module ``celosia`` in Verilog text."""
+    body = text[text.index("module celosia("):]
+    found = re.findall(r"^  (input|output) (?:reg )?(?:\[(\d+):0\] )?(\w+);", body[:body.index("endmodule")], re.M)
+    return {name: {"direction": direction, "bits": int(top or 0) + 1} for direction, top, name in sorted(found, key=lambda p: p[2])}
+
+
+@click.command()
+@_config_option
+@click.option("-o", "--output", required=True, metavar="DIR", type=click.Path(file_okay=False), help="Folder to write into.")
+def verilog(config_name, output):
+    """Write the Verilog of a configuration, and its manifest."""
+    try:
+        config = _config(config_name)
+        click.echo(f"generating configuration {config.name} ({config.digest})", err=True)
+        text = verilog_of(config)
+        folder, name = Path(output), f"celosia_{config.name}.v"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.write(folder / name, text.encode())
+        manifest = build_manifest(config) | {
+            "top": "celosia", "ports": _ports(text), "files": {name: hashlib.sha256(text.encode()).hexdigest()}}
+        image.write(folder / "manifest.json", (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{folder / name}: {len(text):,} characters, {text.count(chr(10) + 'endmodule')} modules")
+
+
+commands = {"pack": pack, "verilog": verilog}

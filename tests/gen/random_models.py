@@ -1,0 +1,54 @@
+"""Small random decoders, as checkpoints in memory, and images of them."""
+
+import torch
+from hypothesis import strategies as st
+
+from celosia.gen import image
+from celosia.gen.assemble import assemble
+from celosia.gen.golden.model import GoldenModel
+from celosia.gen.model import MATRICES, Checkpoint, ModelConfig
+from celosia.gen.place import rope_table
+from celosia.gen.quantise import quantise
+
+
+@st.composite
+def model_configs(draw, max_group=4):
+    """Sizes that divide nothing; one, some or all KV heads; with and without sub-norms."""
+    group, n_kv_heads = draw(st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (4, 1), (4, 2)]))
+    group = min(group, max_group)
+    return ModelConfig(
+        hidden_size=draw(st.integers(5, 50)), ffn_size=draw(st.integers(3, 70)), n_layers=draw(st.integers(1, 2)),
+        n_heads=group * n_kv_heads, n_kv_heads=n_kv_heads, head_dim=2 * draw(st.integers(1, 9)),
+        vocab_size=draw(st.integers(2, 70)), max_positions=64, act=draw(st.sampled_from(["relu2", "silu"])),
+        sub_norms=draw(st.booleans()), tied=draw(st.booleans()))
+
+
+def random_checkpoint(config, seed=0):
+    """A checkpoint with normal weights, and gains around 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    layers = [{**{name: normal(*config.shape(name)) * 0.1 for name in MATRICES},
+               **{name: 1 + 0.2 * normal(size) for name, size in config.gains().items()}}
+              for _ in range(config.n_layers)]
+    embedding = normal(config.vocab_size, config.hidden_size)
+    head = embedding if config.tied else normal(config.vocab_size, config.hidden_size)
+    return Checkpoint(config, embedding, layers, 1 + 0.2 * normal(config.hidden_size), head, "random")
+
+
+def random_image(config, accel, seed=0, context=32):
+    """(image bytes, Assembled, quantised model)."""
+    model = quantise(random_checkpoint(config, seed))
+    assembled = assemble(model, accel, context)
+    return image.encode(assembled.header, assembled.payload), assembled, model
+
+
+def golden_of(model, accel, context=32):
+    """The golden model whose sums have the order of ``accel``."""
+    return GoldenModel(model, rope_table(model.config, context), n_slices=accel.n_ports, head_quantum=accel.port_bytes)
+
+
+SMALL = ModelConfig(hidden_size=24, ffn_size=40, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=6, vocab_size=30,
+                    max_positions=64)

@@ -9,7 +9,6 @@ import struct
 
 from amaranth.lib import data
 
-
 __all__ = ["F32", "F32_BIAS", "F32_ZERO", "F32_NEG_ZERO", "F32_ONE", "F32_NEG_ONE", "F32_INF",
            "F32_NEG_INF", "F32_NAN", "F32_MIN_NORMAL", "F32_MAX", "bits_of", "float_of",
            "TRIT_BITS", "TRITS_PER_BYTE", "TRIT_BYTES", "pack_trit_byte", "unpack_trit_byte"]

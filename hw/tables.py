@@ -23,9 +23,8 @@ import functools
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-from amaranth.lib import data, enum
 from amaranth.hdl import signed, unsigned
-
+from amaranth.lib import data, enum
 
 __all__ = ["FuncOp", "FuncWord", "TABLE_WORDS", "TABLE_FRAC_BITS", "SEGMENT_LOG2", "OFFSET_BITS",
            "EXP2_BASE", "RECIP_BASE", "RSQRT_BASE", "SIGMOID_BASE", "EXP2_FIX_FRAC_BITS",

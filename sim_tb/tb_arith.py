@@ -8,9 +8,9 @@ import torch
 from cocotb.triggers import RisingEdge
 
 from celosia.gen.golden import f32, func
+from celosia.hw.formats import bits_of
 from celosia.hw.tables import FuncOp
 from celosia.sim_tb.link import parameters, reset, rng, start_clock
-
 
 _EDGES = [bits | sign << 31 for sign in (0, 1) for bits in (
     0x0000_0000, 0x0000_0001, 0x007F_FFFF,                  # zero, subnormals
@@ -83,6 +83,22 @@ def function_input(random):
         lambda: int(f32.to_bits(torch.tensor(float(random.randrange(-130, 130)))))))()
 
 
+def every_segment(random):
+    """(op, bits): both ends of every segment of every function's table, and two places between."""
+    for segment in range(128):
+        for offset in (0, 0xFFFF, random.getrandbits(16), random.getrandbits(16)):
+            mantissa = segment << 16 | offset
+            for exponent in (127, 128):
+                yield FuncOp.RECIP.value, exponent << 23 | mantissa
+                yield FuncOp.RSQRT.value, exponent << 23 | mantissa
+            for value in (1 + mantissa / 2 ** 23, -2 + mantissa / 2 ** 23):
+                yield FuncOp.EXP2.value, bits_of(value)
+    for segment in range(512):
+        for offset in (0, 0x1_FFFF, random.getrandbits(17), random.getrandbits(17)):
+            value = (segment << 17 | offset) / 2 ** 22
+            yield FuncOp.SIGMOID.value, bits_of(random.choice((value, -value)))
+
+
 def _binary(function):
     def golden(a, b, width):
         return [f32.to_bits(function(f32.from_bits(a), f32.from_bits(b)))]
@@ -118,7 +134,7 @@ async def matches_golden(dut):
     if inputs == _PAIR:
         vectors = [(a, b) for a in _EDGES for b in _EDGES] + _BARELY_NORMAL
     elif given["unit"] == "Func":
-        vectors = [(op.value, x) for op in FuncOp for x in _EDGES]
+        vectors = [(op.value, x) for op in FuncOp for x in _EDGES] + list(every_segment(random))
     elif given["unit"] == "ToInt":
         vectors = [(x,) for x in _EDGES]
     else:

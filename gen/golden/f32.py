@@ -14,7 +14,6 @@ below are exact, and no global flag of torch is read or set.
 
 import torch
 
-
 __all__ = ["SUM_SLOTS", "to_bits", "from_bits", "flush", "mul", "add", "sub", "neg", "maximum",
            "from_int", "from_int32", "to_int", "to_int8", "sum_slots"]
 

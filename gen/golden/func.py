@@ -27,9 +27,7 @@ import torch
 
 from celosia.gen.golden import f32
 from celosia.hw.formats import F32_INF, F32_NAN, F32_ONE
-from celosia.hw.tables import (EXP2_BASE, EXP2_FIX_FRAC_BITS, RECIP_BASE, RSQRT_BASE,
-                               SIGMOID_BASE, func_table)
-
+from celosia.hw.tables import EXP2_BASE, EXP2_FIX_FRAC_BITS, RECIP_BASE, RSQRT_BASE, SIGMOID_BASE, func_table
 
 __all__ = ["exp2", "recip", "rsqrt", "sigmoid", "exp2_fix"]
 

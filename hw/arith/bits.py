@@ -4,7 +4,6 @@ from amaranth.hdl import Cat, Const, Mux, Value
 
 from ..formats import F32_INF
 
-
 __all__ = ["leading_zeros", "round_up", "pack"]
 
 

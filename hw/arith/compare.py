@@ -13,7 +13,6 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import F32, F32_NAN
 
-
 __all__ = ["flush", "is_nan", "sort_key", "fmax", "FMax"]
 
 

@@ -19,7 +19,6 @@ from amaranth.lib.wiring import In, Out
 from ..formats import F32, F32_BIAS
 from .bits import leading_zeros, round_up
 
-
 __all__ = ["FromInt", "ToInt"]
 
 

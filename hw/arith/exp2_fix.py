@@ -16,7 +16,6 @@ from amaranth.lib.wiring import In, Out
 
 from ..tables import EXP2_BASE, EXP2_FIX_FRAC_BITS, EXP2_FIX_MANTISSA_BITS, SEGMENT_LOG2, func_table
 
-
 __all__ = ["Exp2Fix"]
 
 

@@ -19,7 +19,6 @@ from amaranth.lib.wiring import In, Out
 from ..formats import F32, F32_NAN
 from .bits import leading_zeros, pack, round_up
 
-
 __all__ = ["FAdd"]
 
 

@@ -15,7 +15,6 @@ from amaranth.lib.wiring import In, Out
 from ..formats import F32, F32_BIAS, F32_NAN
 from .bits import pack, round_up
 
-
 __all__ = ["FMul"]
 
 

@@ -29,10 +29,19 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import F32, F32_BIAS, F32_INF, F32_NAN, F32_ONE
-from ..tables import (EXP2_BASE, OFFSET_BITS, RECIP_BASE, RSQRT_BASE, SIGMOID_BASE, TABLE_FRAC_BITS,
-                      TABLE_WORDS, FuncOp, FuncWord, func_table)
+from ..tables import (
+    EXP2_BASE,
+    OFFSET_BITS,
+    RECIP_BASE,
+    RSQRT_BASE,
+    SIGMOID_BASE,
+    TABLE_FRAC_BITS,
+    TABLE_WORDS,
+    FuncOp,
+    FuncWord,
+    func_table,
+)
 from .bits import leading_zeros
-
 
 __all__ = ["Func"]
 

@@ -14,7 +14,6 @@ from celosia.gen.golden import f32, func
 from celosia.hw import formats
 from celosia.hw.tables import func_table
 
-
 EDGES = [bits | sign << 31 for sign in (0, 1) for bits in (
     0, 1, 0x7F_FFFF, 0x80_0000, 0x80_0001, 0xFF_FFFF, 0x100_0000, 0x3F7F_FFFF, 0x3F80_0000, 0x3F80_0001,
     0x3380_0000, 0x3300_0000, 0x3300_0001, 0x32FF_FFFF, 0x4B7F_FFFF, 0x4B80_0000, 0x7E80_0000, 0x7F00_0000,

@@ -1,1 +1,1 @@
-"""Binary32 datapaths of fixed latency: numbers, no addresses and no handshakes."""
+"""Fused attention: query memory, slices (scores, softmax, values), merge, and the writer of cache records."""

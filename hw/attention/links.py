@@ -1,0 +1,178 @@
+"""The words inside the attention unit, the records it writes, and where a query vector is kept.
+
+A query of token t and head h is kept in *lane* (t + h) mod A at *index* ``QuerySlots.index``: neighbours in the order of
+queries lie in different lanes whatever the size of the group, so that A of them pass at once. A *pass* is one query a lane;
+pass i of a lane is its i-th query in the order t * group + h, and the pass table of a slice says which one that is.
+"""
+
+from amaranth.hdl import Cat, Signal, signed, unsigned
+from amaranth.lib import data
+from amaranth.utils import ceil_log2
+
+__all__ = ["QuerySlots", "AttentionSizes", "WriteWord", "SliceJob", "QueryWrite", "TableWrite", "RecordScale", "ScorePass",
+           "LaneWeight",
+           "WeightPass", "LaneState", "EXPONENT", "SHIFT_BITS", "LONGEST_SHIFT", "VISIT_GAP", "delay", "shift_amount"]
+
+EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
+LONGEST_SHIFT = 48      # this and longer give 0
+SHIFT_BITS = 6
+VISIT_GAP = 6           # cycles between two visits of the same running sum
+
+
+def _power_of_two(value):
+    return isinstance(value, int) and value > 0 and value & (value - 1) == 0
+
+
+class QuerySlots:
+    """Lane and index of the query of a token and head."""
+
+    def __init__(self, *, token_lanes, query_lanes, max_queries):
+        if not _power_of_two(token_lanes) or token_lanes > 16:
+            raise ValueError(f"token_lanes must be a power of two of at most 16, not {token_lanes!r}")
+        if not _power_of_two(query_lanes):
+            raise ValueError(f"query_lanes must be a power of two, not {query_lanes!r}")
+        if not _power_of_two(max_queries) or max_queries < token_lanes or max_queries > 64 * token_lanes:
+            raise ValueError(f"max_queries must be token_lanes ({token_lanes}) times a power of two of at most 64, "
+                             f"not {max_queries!r}")
+        self.heads = max_queries // token_lanes
+        if query_lanes > max(self.heads, token_lanes):
+            raise ValueError(f"query_lanes must be at most token_lanes or the heads of a token ({self.heads}), "
+                             f"not {query_lanes!r}")
+        self.query_lanes, self.max_passes = query_lanes, max_queries // query_lanes
+        self._lane_log2 = ceil_log2(query_lanes)
+        self._token_log2, self._head_log2 = ceil_log2(token_lanes), ceil_log2(self.heads)
+        self.index_bits = ceil_log2(self.max_passes)
+
+    def lane(self, token, head):
+        """(token + head) mod A."""
+        return (token + head)[:self._lane_log2]
+
+    def index(self, token, head):
+        """Place in the lane: the bits of token and head that the lane does not say."""
+        if self.query_lanes <= self.heads:
+            return Cat(head[self._lane_log2:self._head_log2], token[:self._token_log2])
+        return Cat(head[:self._head_log2], token[self._lane_log2:self._token_log2])
+
+
+class AttentionSizes:
+    """Sizes of the unit, checked once, and the widths that follow from them.
+
+    score_bits : a dot product; sum_bits : a running sum l; acc_bits : a running sum o.
+    """
+
+    def __init__(self, *, n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words,
+                 max_positions):
+        if n_ports not in (1, 2, 4):
+            raise ValueError(f"n_ports must be 1, 2 or 4, not {n_ports!r}")
+        if port_bytes not in (4, 8, 16):
+            raise ValueError(f"port_bytes must be 4, 8 or 16, not {port_bytes!r}")
+        if not _power_of_two(vector_lanes) or vector_lanes > port_bytes:
+            raise ValueError(f"vector_lanes must be a power of two of at most port_bytes ({port_bytes}), "
+                             f"not {vector_lanes!r}")
+        if not isinstance(max_head_words, int) or not 1 <= max_head_words <= 63:
+            raise ValueError(f"max_head_words must be an integer in 1..63, not {max_head_words!r}")
+        if not isinstance(max_positions, int) or not n_ports <= max_positions <= 1 << 16:
+            raise ValueError(f"max_positions must be an integer in {n_ports}..65536, not {max_positions!r}")
+        self.slots = QuerySlots(token_lanes=token_lanes, query_lanes=query_lanes, max_queries=max_queries)
+        self.n_ports, self.port_bytes, self.vector_lanes = n_ports, port_bytes, vector_lanes
+        self.token_lanes, self.query_lanes = token_lanes, query_lanes
+        self.max_head_words, self.max_passes = max_head_words, self.slots.max_passes
+        self.head_words_log2 = ceil_log2(max_head_words)
+        self.beat_words = port_bytes // vector_lanes
+        positions_log2 = ceil_log2(-(-max_positions // n_ports))
+        self.score_bits = 14 + ceil_log2(port_bytes * max_head_words) + 2
+        self.sum_bits, self.acc_bits = 16 + positions_log2, 24 + positions_log2
+
+    @property
+    def beat(self):
+        """A word of a port."""
+        return unsigned(8 * self.port_bytes)
+
+    @property
+    def acc_word(self):
+        """The running sums of one word of a head."""
+        return data.ArrayLayout(signed(self.acc_bits), self.port_bytes)
+
+
+class WriteWord(data.StructLayout):
+    """A beat of a record for memory: one burst of ``beats`` beats a record, at ``offset`` in the cache window.
+
+    ``offset``, ``beats`` and ``index`` (of the descriptor) are given with the first beat, and zero after it.
+    """
+    def __init__(self, port_bytes):
+        super().__init__({"offset": 40, "data": 8 * port_bytes, "first": 1, "last": 1, "beats": 16, "index": 16})
+
+
+class SliceJob(data.StructLayout):
+    """What a slice does for one command: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, .."""
+    def __init__(self, sizes):
+        super().__init__({
+            "n_past": 16, "n_chunk": 5, "first_token": 4, "head_words": 6, "bank": 1,
+            "n_passes": range(sizes.max_passes + 1),
+            "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
+            "rest": 3,      # idle cycles after a record, so that its passes and the next's keep VISIT_GAP
+        })
+
+
+class QueryWrite(data.StructLayout):
+    """Elements of a query for the memories of all slices, or (``with_factor``) its factor too."""
+    def __init__(self, sizes):
+        super().__init__({
+            "lane": range(sizes.query_lanes), "index": sizes.slots.index_bits, "bank": 1, "word": sizes.head_words_log2,
+            "part": data.ArrayLayout(1, sizes.beat_words), "data": 8 * sizes.port_bytes, "with_factor": 1, "factor": 32})
+
+
+class TableWrite(data.StructLayout):
+    """One entry of the pass tables: the query of a lane's pass."""
+    def __init__(self, sizes):
+        super().__init__({"lane": range(sizes.query_lanes), "number": range(sizes.max_passes), "token": 4,
+                          "index": sizes.slots.index_bits})
+
+
+class RecordScale(data.Struct):
+    """Scales of one record, binary32, and the first token that sees it."""
+    ks: unsigned(32)
+    vs: unsigned(32)
+    token: unsigned(4)
+
+
+class ScorePass(data.StructLayout):
+    """The scores of one pass and record; ``seen`` says which lanes count."""
+    def __init__(self, sizes):
+        lanes = sizes.query_lanes
+        super().__init__({"number": range(sizes.max_passes), "score": data.ArrayLayout(signed(sizes.score_bits), lanes),
+                          "index": data.ArrayLayout(sizes.slots.index_bits, lanes), "seen": data.ArrayLayout(1, lanes),
+                          "ks": 32, "vs": 32})
+
+
+class LaneWeight(data.Struct):
+    """What the values of a record are added with in one lane: o = (fresh ? 0 : o >> shift) + weight * V."""
+    weight: unsigned(16)
+    shift: unsigned(SHIFT_BITS)
+    fresh: unsigned(1)
+
+
+class WeightPass(data.StructLayout):
+    """The weights of one pass and record."""
+    def __init__(self, sizes):
+        super().__init__({"lanes": data.ArrayLayout(LaneWeight, sizes.query_lanes)})
+
+
+class LaneState(data.StructLayout):
+    """Running state of one query in one slice, for the merge."""
+    def __init__(self, sizes):
+        super().__init__({"o_exponent": EXPONENT, "o_seen": 1, "l_exponent": EXPONENT, "l_seen": 1, "l": sizes.sum_bits})
+
+
+def delay(m, value, cycles, *, reset_less=True):
+    """``value``, ``cycles`` later."""
+    for _ in range(cycles):
+        late = Signal(value.shape(), reset_less=reset_less)
+        m.d.sync += late.eq(value)
+        value = late
+    return value
+
+
+def shift_amount(difference):
+    """A difference of exponents that is not negative, cut to SHIFT_BITS bits of ones."""
+    return difference[:SHIFT_BITS] | difference[SHIFT_BITS:].any().replicate(SHIFT_BITS)

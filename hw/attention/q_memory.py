@@ -1,0 +1,80 @@
+"""Query vectors and their factors, two banks: written element word by element word, read A vectors a cycle.
+
+::
+
+    write --> lane 0: [bank, index, word] of B int8    --> data[0]      one cycle after read
+          --> lane 1: ...                              --> data[1]
+          --> factors [bank, index] of each lane       --> factor[0..]  one cycle after factor_index
+
+A slice has its own copy, because slices do not keep step. Rate: one write, A words and A factors a cycle.
+"""
+
+from amaranth.hdl import Cat, Module, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .links import AttentionSizes, QueryWrite
+
+__all__ = ["QueryMemory"]
+
+
+class QueryMemory(wiring.Component):
+    """Memory of queries of one slice.
+
+    Members
+    -------
+    write_en, write : In
+    bank : In(1)
+        Of all reads.
+    word : In
+        Word of the head, for all lanes.
+    index, factor_index : In, a lane
+    data, factor : Out, a lane
+        One cycle later.
+    """
+
+    def __init__(self, *, sizes):
+        if not isinstance(sizes, AttentionSizes):
+            raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
+        self._sizes = sizes
+        lanes, index = sizes.query_lanes, unsigned(sizes.slots.index_bits)
+        super().__init__({
+            "write_en": In(1), "write": In(QueryWrite(sizes)),
+            "bank": In(1), "word": In(sizes.head_words_log2),
+            "index": In(index).array(lanes), "factor_index": In(index).array(lanes),
+            "data": Out(sizes.beat).array(lanes), "factor": Out(32).array(lanes),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        sizes, write = self._sizes, self.write
+        depth = 2 * sizes.max_passes << sizes.head_words_log2
+        attrs = {"ram_style": "block"} if depth >= 512 else {}
+        for lane in range(sizes.query_lanes):
+            here = self.write_en & (write.lane == lane)
+
+            vectors = memory.Memory(shape=sizes.beat, depth=depth, init=[], attrs=attrs)
+            m.submodules[f"vectors_{lane}"] = vectors
+            port = vectors.write_port(granularity=8 * sizes.vector_lanes)
+            read = vectors.read_port(domain="sync")
+            m.d.comb += [
+                port.en.eq(write.part.as_value() & here.replicate(sizes.beat_words)),
+                port.addr.eq(Cat(write.word, write.index, write.bank)),
+                port.data.eq(write.data),
+                read.en.eq(1),
+                read.addr.eq(Cat(self.word, self.index[lane], self.bank)),
+                self.data[lane].eq(read.data),
+            ]
+
+            factors = memory.Memory(shape=32, depth=2 * sizes.max_passes, init=[])
+            m.submodules[f"factors_{lane}"] = factors
+            port, read = factors.write_port(), factors.read_port(domain="sync")
+            m.d.comb += [
+                port.en.eq(here & write.with_factor),
+                port.addr.eq(Cat(write.index, write.bank)),
+                port.data.eq(write.factor),
+                read.en.eq(1),
+                read.addr.eq(Cat(self.factor_index[lane], self.bank)),
+                self.factor[lane].eq(read.data),
+            ]
+        return m

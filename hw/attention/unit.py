@@ -1,0 +1,186 @@
+"""The attention unit: every query head of one KV head, all tokens of the chunk, in one command.
+
+::
+
+    i_quant -- Q --> query memories of the slices
+            -- K, V --> RecordGather --> o_write (records for memory)
+    i_record ------------^    |
+                              +--> queue of port p --+
+    i_past[p] ---------------------------------------+--> Slice p --+
+    i_command --> walk the queries (pass tables) --> start --^      +--> Merge --> o
+
+A command runs alone: its words leave before the next begins. The rows of later heads are taken in meanwhile: queries into the
+other bank, records into the queues of the ports (two chunks at least) and the gather's buffer (two more); beyond that i_quant waits,
+so a program may write at most two heads further than the attention stream that it has taken.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from ..isa import Sink
+from ..links import AttendCommand, AttendWord, Launch, QuantWord, RecordCommand, record_beats
+from ..stream import Queue, connect
+from .links import VISIT_GAP, AttentionSizes, QueryWrite, SliceJob, TableWrite, WriteWord
+from .merge import Merge
+from .record import RecordGather, place_in_beat
+from .slice import Slice
+from .walk import QueryWalk
+
+__all__ = ["AttentionUnit"]
+
+
+class AttentionUnit(wiring.Component):
+    """Fused attention of one KV head and the writer of its cache records.
+
+    Parameters
+    ----------
+    n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words, max_positions : int
+        As in ``AccelConfig``. The group of a command is at most max_queries / token_lanes heads.
+
+    Members
+    -------
+    i_command : In(stream(AttendCommand))
+    i_past : In(stream), a port: the records of its cached positions, in order
+    i_quant : In(stream(QuantWord)), sinks Q, K and V
+    i_record : In(stream(RecordCommand)), one with the V rows of every chunk
+    o : Out(stream(AttendWord)), head_words * port_bytes / vector_lanes words for every token and head
+    o_write : Out(stream(WriteWord))
+    launch : In(Launch), constant during a run
+    done : Out(1), for one cycle when the last word of a command was accepted
+    count_busy : Out(1), a command runs
+    """
+
+    def __init__(self, *, n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words,
+                 max_positions):
+        self._sizes = sizes = AttentionSizes(
+            n_ports=n_ports, port_bytes=port_bytes, vector_lanes=vector_lanes, token_lanes=token_lanes,
+            query_lanes=query_lanes, max_queries=max_queries, max_head_words=max_head_words, max_positions=max_positions)
+        super().__init__({
+            "i_command": In(stream.Signature(AttendCommand)),
+            "i_past": In(stream.Signature(sizes.beat)).array(n_ports),
+            "i_quant": In(stream.Signature(QuantWord(vector_lanes))),
+            "i_record": In(stream.Signature(RecordCommand)),
+            "o": Out(stream.Signature(AttendWord(vector_lanes))),
+            "o_write": Out(stream.Signature(WriteWord(port_bytes))),
+            "launch": In(Launch), "done": Out(1), "count_busy": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        sizes = self._sizes
+        m.submodules.gather = gather = RecordGather(sizes=sizes)
+        m.submodules.walk = walk = QueryWalk(sizes=sizes)
+        m.submodules.merge = merge = Merge(sizes=sizes)
+        slices = []
+        chunk_beats = -(-sizes.token_lanes // sizes.n_ports) * record_beats(sizes.max_head_words, sizes.port_bytes)
+        for number in range(sizes.n_ports):
+            m.submodules[f"chunk_{number}"] = chunk = Queue(
+                sizes.beat, depth=1 << ceil_log2(2 * chunk_beats), ram_style="block")
+            m.submodules[f"slice_{number}"] = slice_ = Slice(sizes=sizes)
+            connect(m, gather.o_chunk[number], chunk.i)
+            connect(m, chunk.o, slice_.i_chunk)
+            connect(m, self.i_past[number], slice_.i_past)
+            slices.append(slice_)
+        connect(m, self.i_record, gather.i_record)
+        connect(m, gather.o_write, self.o_write)
+        connect(m, merge.o, self.o)
+        m.d.comb += gather.launch.eq(self.launch)
+
+        self._route_rows(m, gather, slices)
+        self._run(m, walk, merge, slices)
+        return m
+
+    def _route_rows(self, m, gather, slices):
+        """Queries to the slices' memories, keys and values to the gather."""
+        sizes, row = self._sizes, self.i_quant.p
+        is_query = Signal()
+        m.d.comb += [
+            is_query.eq(row.sink == Sink.Q),
+            gather.i.p.eq(row), gather.i.valid.eq(self.i_quant.valid & ~is_query),
+            self.i_quant.ready.eq(is_query | gather.i.ready),
+        ]
+        write_en, write = Signal(), Signal(QueryWrite(sizes), reset_less=True)
+        enables, beat = place_in_beat(row.word, row.data.as_value(), beat_words=sizes.beat_words)
+        m.d.sync += [
+            write_en.eq(self.i_quant.valid & is_query),
+            write.lane.eq(sizes.slots.lane(row.token, row.head)), write.index.eq(sizes.slots.index(row.token, row.head)),
+            write.bank.eq(row.bank), write.word.eq(row.word[ceil_log2(sizes.beat_words):]),
+            write.part.eq(enables), write.data.eq(beat), write.with_factor.eq(row.last), write.factor.eq(row.scale),
+        ]
+        for slice_ in slices:
+            m.d.comb += [slice_.query_en.eq(write_en), slice_.query.eq(write)]
+
+    def _run(self, m, walk, merge, slices):
+        """One command: the pass tables, the slices, the merge."""
+        sizes, launch = self._sizes, self.launch
+        command = Signal(AttendCommand, reset_less=True)
+        job = Signal(SliceJob(sizes), reset_less=True)
+        table_en, table = Signal(), Signal(TableWrite(sizes), reset_less=True)
+        passes, start, idle = Signal(6), Signal(), Signal()
+        m.d.comb += [
+            walk.n_tokens.eq(launch.n_tokens), walk.group.eq(command.group),
+            idle.eq(Cat(slice_.idle for slice_ in slices).all()),
+            merge.head_words.eq(command.head_words), merge.lane.eq(walk.lane), merge.number.eq(walk.number),
+            merge.last.eq(walk.last),
+        ]
+        m.d.sync += [
+            table_en.eq(0), table.lane.eq(walk.lane), table.number.eq(walk.number), table.token.eq(walk.token),
+            table.index.eq(sizes.slots.index(walk.token, walk.head)),
+            job.head_words.eq(command.head_words), job.bank.eq(command.bank),
+        ]
+        port_log2 = ceil_log2(sizes.n_ports)
+        for number, slice_ in enumerate(slices):
+            # Records of this port below first_position, and below first_position + n_tokens.
+            n_past, n_all = Signal(16, reset_less=True), Signal(17, reset_less=True)
+            before = sizes.n_ports - 1 - number
+            m.d.sync += [n_past.eq((launch.first_position + before) >> port_log2),
+                         n_all.eq((launch.first_position + launch.n_tokens + before) >> port_log2)]
+            m.d.comb += [
+                slice_.start.eq(start), slice_.job.eq(job), slice_.job.n_past.eq(n_past),
+                slice_.job.n_chunk.eq(n_all - n_past),
+                slice_.job.first_token.eq((number - launch.first_position)[:port_log2]),
+                slice_.table_en.eq(table_en), slice_.table.eq(table),
+                slice_.read_en.eq(merge.read_en), slice_.read_number.eq(merge.read_number),
+                slice_.read_word.eq(merge.read_word),
+            ]
+            for lane in range(sizes.query_lanes):
+                place = number * sizes.query_lanes + lane
+                m.d.comb += [merge.state[place].eq(slice_.state[lane]), merge.sums[place].eq(slice_.sums[lane])]
+
+        with m.FSM() as fsm:
+            m.d.comb += self.count_busy.eq(~fsm.ongoing("IDLE"))
+            with m.State("IDLE"):
+                m.d.comb += [self.i_command.ready.eq(1), walk.restart.eq(1)]
+                m.d.sync += [command.eq(self.i_command.p), passes.eq(0)]
+                with m.If(self.i_command.valid):
+                    m.next = "WALK"
+            with m.State("WALK"):
+                m.d.comb += walk.step.eq(1)
+                m.d.sync += table_en.eq(1)
+                with m.If(walk.number >= passes):
+                    m.d.sync += passes.eq(walk.number + 1)
+                with m.If(walk.last):
+                    m.next = "JOB"
+            with m.State("JOB"):
+                visits = passes[:3] * command.head_words[:3]
+                m.d.sync += [
+                    job.n_passes.eq(passes), job.lane_passes.eq(Cat(walk.counts)),
+                    job.rest.eq(Mux((passes >= VISIT_GAP) | (command.head_words >= VISIT_GAP) | (visits >= VISIT_GAP),
+                                    0, VISIT_GAP - visits)),
+                ]
+                m.d.comb += walk.restart.eq(1)
+                m.next = "START"
+            with m.State("START"):
+                m.d.comb += start.eq(1)
+                m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += walk.restart.eq(1)
+                with m.If(idle):
+                    m.d.comb += merge.start.eq(1)
+                    m.next = "MERGE"
+            with m.State("MERGE"):
+                m.d.comb += walk.step.eq(merge.step)
+                with m.If(merge.idle):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"

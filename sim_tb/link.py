@@ -1,8 +1,8 @@
 """Streams in cocotb benches: a source, a sink and a monitor of the rules, with random pauses and limited waits.
 
 A stream `i` of a component comes out of the Verilog as `i__payload`, `i__valid` and `i__ready`.  With a payload class
-given (`shape=`), values are Python: a dict for a struct, a list for an array, a signed or unsigned int or an enum member for the
-rest.  Without one they are the payload's bits as an int.
+given (`shape=`), values are Python: a dict for a struct, a list for an array, a signed or unsigned int or an enum
+member for the rest.  Without one they are the payload's bits as an int.
 
     import cocotb
     from celosia.gen.golden import ops

@@ -104,6 +104,10 @@ class SimDevice:
     def invalidate(self, address, n_bytes):
         """Nothing to do: the simulated memory has no cache above it."""
 
+    def peek(self, address, n_bytes):
+        """View of the memory as the accelerator left it, uint8."""
+        return self._memory[address - _MEMORY_BASE:address - _MEMORY_BASE + n_bytes]
+
     def wait(self, timeout_cycles):
         """Run until the interrupt; returns whether it came within ``timeout_cycles``."""
         return bool(self._lib.celosia_run(self._sim, timeout_cycles))

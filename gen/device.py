@@ -1,0 +1,113 @@
+"""The golden machine as a device: registers and memory outside, :class:`Machine` inside.
+
+The host library drives it as it drives a simulated or a real accelerator, so that all three see the same requests.
+"""
+
+import numpy as np
+
+from celosia.gen.manifest import build_manifest
+from celosia.hw import regs
+from celosia.hw.configs import CONFIGS
+
+from .golden.machine import Machine, MachineError
+
+__all__ = ["GoldenDevice", "open_device"]
+
+_BASE = 0x1000_0000
+_PAGE_BYTES = 4096
+_START, _RESET, _CLEAR = 1, 2, 4
+_DONE, _ERROR = 2, 4
+
+
+def open_device(config="tiny", *, memory_bytes=256 << 20):
+    """A golden device by the name of its configuration; ValueError on an unknown name."""
+    if config not in CONFIGS:
+        raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {config!r}")
+    return GoldenDevice(CONFIGS[config], memory_bytes=memory_bytes)
+
+
+class GoldenDevice:
+    """Registers, memory and a golden machine that runs on every start. It counts no cycles."""
+
+    name = "golden"
+
+    def __init__(self, config, *, memory_bytes=256 << 20):
+        self.config = config
+        self.manifest = build_manifest(config)
+        self._memory = np.zeros(memory_bytes, np.uint8)
+        self._top = 0
+        self._machine = self._windows = None
+        self._registers = {regs.offset("ID"): regs.ID_MAGIC,
+                           regs.offset("VERSION"): self.manifest["isa_version"] | self.manifest["abi_version"] << 16,
+                           regs.offset("CONFIG"): int(config.digest, 16)}
+
+    def read32(self, offset):
+        """One register; zero where nothing was written."""
+        return self._registers.get(offset, 0)
+
+    def write32(self, offset, value):
+        """Write one register; a start runs the program to its end at once."""
+        if offset != regs.offset("CONTROL"):
+            self._registers[offset] = value
+            return
+        if value & (_RESET | _CLEAR):
+            self._registers[regs.offset("STATUS")] = 0
+        if value & _START:
+            self._start()
+
+    def allocate(self, n_bytes):
+        """(address, uint8 array) of a page-aligned buffer; MemoryError when the memory is full."""
+        if self._top + n_bytes > len(self._memory):
+            raise MemoryError(f"The golden device's memory has {len(self._memory) - self._top} bytes left, not {n_bytes}; "
+                              "open the device with a larger memory_bytes")
+        start = self._top
+        self._top = -(-(start + n_bytes) // _PAGE_BYTES) * _PAGE_BYTES
+        return _BASE + start, self._memory[start:start + n_bytes]
+
+    def release(self):
+        """Forget all buffers."""
+        self._top = 0
+        self._machine = None
+
+    def flush(self, address, n_bytes):
+        """Nothing to do."""
+
+    def invalidate(self, address, n_bytes):
+        """Nothing to do."""
+
+    def peek(self, address, n_bytes):
+        """View of the memory, uint8."""
+        return self._memory[address - _BASE:address - _BASE + n_bytes]
+
+    def wait(self, timeout_cycles):
+        """The machine has always finished."""
+        return True
+
+    def close(self):
+        """Nothing to give back."""
+
+    def _get(self, name):
+        offset = regs.offset(name)
+        return self.read32(offset) | self.read32(offset + 4) << 32
+
+    def _start(self):
+        windows = tuple(self._get(name) for name in ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE"))
+        if self._machine is None or windows != self._windows:
+            self._windows = windows
+            self._machine = Machine(self.peek(*windows[:2]), self.peek(*windows[2:]), self.config)
+        tokens = [self.read32(regs.offset(f"TOKEN{t}")) for t in range(self.read32(regs.offset("N_TOKENS")))]
+        program = self._get("PROGRAM_OFFSET"), self.read32(regs.offset("PROGRAM_COUNT"))
+        status = regs.offset("STATUS")
+        try:
+            candidates = self._machine.run(program, tokens, self.read32(regs.offset("FIRST_POSITION")))
+        except MachineError as error:
+            codes = {name: code for code, name in regs.Error.NAMES.items()}
+            self._registers[status] = _ERROR
+            self._registers[regs.offset("ERROR_CODE")] = codes[error.code]
+            self._registers[regs.offset("ERROR_INDEX")] = error.index
+            return
+        self._registers[status] = _DONE
+        self._registers[regs.offset("TOPK_COUNT")] = len(candidates)
+        for i, (token, logit) in enumerate(candidates):
+            self._registers[regs.TOPK_OFFSET + 8 * i] = token
+            self._registers[regs.TOPK_OFFSET + 8 * i + 4] = int(np.float32(logit).view(np.uint32))

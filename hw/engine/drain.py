@@ -1,0 +1,120 @@
+"""Drain: finished sums to words of L sums of one token lane.
+
+    row blocks ──► for each token lane, for each row group ──► finished sums of all lanes ──► choose a lane ──► L sums ──► o
+
+The order is row block, token lane, word. Row groups are taken as soon as they have landed, so that the sums of the first lane
+leave while the last column block still streams. With L < R a row group gives R / L words, with L > R it takes L / R row
+groups to make one. Rate: one row group, or one word where that is less, a cycle.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from ..links import DrainWord
+from ..stream import Buffer
+from .words import Block
+
+__all__ = ["Drain"]
+
+
+class Drain(wiring.Component):
+    """Reads the finished sums of all lanes and sends them.
+
+    Parameters
+    ----------
+    vector_lanes, token_lanes, engine_rows, accumulator_bits, max_row_groups : int
+        As in the engine. Rows and vector lanes divide one another.
+
+    Members: ``i_block`` in the order of the beats; ``landed`` strobes when a row group is written at ``finish_addr``; ``freed`` when
+    its place may be used again. ``sums`` are the lanes' words of the last ``read_en``. ``done`` strobes after the last word
+    of a command was taken. Paths: none between ``o`` and the rest.
+    """
+
+    def __init__(self, *, vector_lanes, token_lanes, engine_rows, accumulator_bits, max_row_groups):
+        if vector_lanes % engine_rows and engine_rows % vector_lanes:
+            raise ValueError(f"Vector lanes must divide {engine_rows} engine rows or be a multiple of them, "
+                             f"not {vector_lanes}")
+        self._lanes, self._tokens, self._rows = vector_lanes, token_lanes, engine_rows
+        self._bits, self._groups = accumulator_bits, max_row_groups
+        places = range(2 * max_row_groups)
+        super().__init__({
+            "i_block": In(stream.Signature(Block(max_row_groups, token_lanes))),
+            "landed": In(1), "finish_addr": Out(places), "freed": Out(1),
+            "read_en": Out(1), "read_addr": Out(places),
+            "sums": In(data.ArrayLayout(engine_rows * accumulator_bits, token_lanes)),
+            "o": Out(stream.Signature(DrainWord(vector_lanes))), "done": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        slices = max(1, self._rows // self._lanes)      # words that a row group gives
+        pieces = max(1, self._lanes // self._rows)      # row groups that a word takes
+        block = self.i_block.p
+
+        # s0: which word. `arrived` counts the row groups of this block and later ones that have landed.
+        arrived = Signal(range(2 * self._groups + 1))
+        group, lane = Signal(range(self._groups)), Signal(range(self._tokens))
+        part = Signal(range(slices))
+        base = Signal(range(2 * self._groups))
+        advance, step = Signal(), Signal()
+        last_part, last_group, last_lane = Signal(), Signal(), Signal()
+        m.d.comb += [
+            step.eq(advance & self.i_block.valid & (group < arrived)),
+            last_part.eq(part == slices - 1),
+            last_group.eq(last_part & (group == block.last_group)),
+            last_lane.eq(lane == block.last_lane),
+            self.i_block.ready.eq(step & last_group & last_lane),
+            self.read_en.eq(step),
+            self.freed.eq(step & last_part & last_lane),
+        ]
+        m.d.sync += arrived.eq(arrived + self.landed - Mux(self.i_block.ready, block.last_group + 1, 0))
+        with m.If(self.landed):
+            m.d.sync += self.finish_addr.eq(self.finish_addr + 1)
+        with m.If(step):
+            m.d.sync += part.eq(part + 1)
+        with m.If(step & last_part):
+            m.d.sync += [part.eq(0), group.eq(group + 1), self.read_addr.eq(self.read_addr + 1)]
+        with m.If(step & last_group):
+            m.d.sync += [group.eq(0), lane.eq(lane + 1), self.read_addr.eq(base)]
+        with m.If(self.i_block.ready):
+            m.d.sync += [lane.eq(0), base.eq(self.read_addr + 1), self.read_addr.eq(self.read_addr + 1)]
+
+        # s1: the sums of all lanes; s2: of one lane, those that belong to the word; s3: the word.
+        s1_valid, s1_full, s1_ends, s1_lane, s1_part = (
+            Signal(), Signal(reset_less=True), Signal(reset_less=True), Signal.like(lane, reset_less=True),
+            Signal.like(part, reset_less=True))
+        s2_valid, s2_full, s2_ends = Signal(), Signal(reset_less=True), Signal(reset_less=True)
+        piece_bits = min(self._lanes, self._rows) * self._bits
+        chosen, s2_piece = Signal(self._rows * self._bits), Signal(piece_bits, reset_less=True)
+        with m.Switch(s1_lane):
+            for t in range(self._tokens):
+                with m.Case(t):
+                    m.d.comb += chosen.eq(self.sums[t])
+        full = group[:ceil_log2(pieces)] == pieces - 1
+        word = Signal(pieces * piece_bits, reset_less=True)
+        word_full, ends = Signal(), Signal(reset_less=True)
+        with m.If(advance):
+            m.d.sync += [
+                s1_valid.eq(step), s1_full.eq(full), s1_ends.eq(self.i_block.ready & block.ends),
+                s1_lane.eq(lane), s1_part.eq(part),
+                s2_valid.eq(s1_valid), s2_full.eq(s1_full), s2_ends.eq(s1_ends),
+                s2_piece.eq(chosen.word_select(s1_part, piece_bits)),
+                word_full.eq(s2_valid & s2_full), ends.eq(s2_ends),
+            ]
+            with m.If(s2_valid):
+                m.d.sync += word.eq(Cat(word, s2_piece)[piece_bits:])
+
+        buffered = data.StructLayout({"word": DrainWord(self._lanes), "ends": 1})
+        m.submodules.buffer = buffer = Buffer(buffered)
+        wide = Signal(data.ArrayLayout(signed(32), self._lanes))
+        for k in range(self._lanes):
+            m.d.comb += wide[k].eq(word[k * self._bits:(k + 1) * self._bits].as_signed())
+        m.d.comb += [
+            advance.eq(~word_full | buffer.i.ready),
+            buffer.i.valid.eq(word_full), buffer.i.p.word.acc.eq(wide), buffer.i.p.ends.eq(ends),
+            self.o.valid.eq(buffer.o.valid), self.o.p.eq(buffer.o.p.word), buffer.o.ready.eq(self.o.ready),
+        ]
+        m.d.sync += self.done.eq(buffer.o.valid & buffer.o.ready & buffer.o.p.ends)
+        return m

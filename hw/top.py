@@ -1,0 +1,136 @@
+"""The accelerator: port shells, registers and run control around the core. Wires rooms together, computes nothing.
+
+::
+
+            AXI4-Lite                 n_ports x AXI4 read                   AXI4 write (port 0)
+                |                     |        |                                  ^
+         +------v------+      +-------v--+  +--v-------+                   +------+-----+
+         | registers   |      | fetch    |  | readers  |                   | writer     |
+         +------+------+      +-------+--+  +--+-----^-+                   +------^-----+
+                |                     | descriptors  | jobs                      | records
+         +------v------+      +-------v------v-------+---------------------------+-----+
+         | run control |----->| core                                                   |--> top-k
+         +-------------+      +--------------------------------------------------------+
+"""
+
+from amaranth.hdl import Cat, ClockDomain, Module, ResetInserter
+from amaranth.lib import wiring
+
+from .core import Core
+from .ctrl.control import RunControl
+from .ctrl.registers import Registers
+from .mem.fetch import DescriptorFetch
+from .mem.reader import PortReader
+from .mem.share import ReadShare
+from .mem.writer import PortWriter
+from .pins import Pins
+from .regs import ADDRESS_BITS
+from .stream import connect
+from .vector.topk import TopK
+
+__all__ = ["Accelerator"]
+
+
+class Accelerator(wiring.Component):
+    """The whole accelerator of one configuration, with flat pins.
+
+    Parameters
+    ----------
+    config : AccelConfig
+        All sizes.
+
+    Members
+    -------
+    pins : Pins
+        Clock, reset, interrupt, ``s_axil_*`` and ``m_axi_<p>_*``.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        self.pins = Pins(n_ports=config.n_ports, port_bytes=config.port_bytes, addr_bits=config.addr_bits,
+                         lite_addr_bits=ADDRESS_BITS)
+        super().__init__({})
+
+    def ports(self):
+        """The pins, in the order of the module's port list."""
+        return self.pins.all
+
+    def elaborate(self, platform):
+        m = Module()
+        c = self._config
+        m.submodules.pins = pins = self.pins
+        m.domains.sync = sync = ClockDomain()
+        m.d.comb += [sync.clk.eq(pins.clk), sync.rst.eq(~pins.rst_n)]
+
+        m.submodules.registers = registers = Registers(digest=int(c.digest, 16))
+        wiring.connect(m, pins.lite, registers.bus)
+        m.d.comb += pins.irq.eq(registers.irq)
+
+        # Port shells.
+        readers = []
+        for p in range(c.n_ports):
+            m.submodules[f"reader_{p}"] = reader = PortReader(
+                port_bytes=c.port_bytes, addr_bits=c.addr_bits, queue_beats=c.queue_beats, burst_beats=c.burst_beats,
+                read_outstanding=c.read_outstanding)
+            readers.append(reader)
+        m.submodules.fetch = fetch = DescriptorFetch(port_bytes=c.port_bytes, addr_bits=c.addr_bits)
+        m.submodules.share = share = ReadShare(port_bytes=c.port_bytes, addr_bits=c.addr_bits)
+        m.submodules.writer = writer = PortWriter(
+            port_bytes=c.port_bytes, addr_bits=c.addr_bits, burst_beats=c.burst_beats)
+        wiring.connect(m, readers[0].axi, share.a)
+        wiring.connect(m, fetch.axi, share.b)
+        wiring.connect(m, share.axi, pins.read[0])
+        for reader, pin in zip(readers[1:], pins.read[1:]):
+            wiring.connect(m, reader.axi, pin)
+        wiring.connect(m, writer.axi, pins.write)
+
+        # Run control.
+        shells = [*readers, fetch, writer]
+        m.submodules.control = control = RunControl(
+            n_reports=len(shells) + 1, token_lanes=c.token_lanes, max_positions=c.max_positions)
+        m.d.comb += [
+            *(getattr(control, name).eq(getattr(registers, name)) for name in (
+                "start", "reset", "clear_done", "n_tokens", "first_position", "program_count", "watchdog_cycles")),
+            *(getattr(registers, name).eq(getattr(control, name)) for name in (
+                "busy", "done", "error", "draining", "error_code", "error_index", "running", "clear_counters")),
+            *(shell.windows.eq(registers.windows) for shell in shells),
+            *(shell.flush.eq(control.flush) for shell in shells),
+            *(report.eq(shell.error) for report, shell in zip(control.reports, shells)),
+            control.ports_idle.eq(Cat(shell.idle for shell in shells).all()),
+            fetch.start.eq(control.fetch_start), fetch.program_offset.eq(registers.program_offset),
+            fetch.program_count.eq(registers.program_count),
+        ]
+
+        # Core.
+        core = Core(c)
+        m.submodules.core = ResetInserter(control.unit_reset)(core)
+        m.submodules.topk = topk = TopK(vector_lanes=c.vector_lanes, top_k=c.top_k)
+        connect(m, fetch.o, core.i_fetched)
+        connect(m, core.o_write, writer.i)
+        connect(m, core.o_topk, topk.i)
+        for p, reader in enumerate(readers):
+            connect(m, core.o_jobs[p], reader.i_job)
+            connect(m, reader.o_loader, core.i_loader[p])
+            connect(m, reader.o_matmul, core.i_matmul[p])
+            connect(m, reader.o_attend, core.i_attend[p])
+        moved = Cat(*(reader.count_beat for reader in readers), fetch.count_beat, writer.count_beat, core.issue, core.done)
+        m.d.comb += [
+            core.launch.eq(control.launch), core.tokens.eq(registers.tokens),
+            control.reports[len(shells)].eq(core.error),
+            control.finished.eq(core.finished), control.units_idle.eq(core.quiet & topk.idle), control.oldest.eq(core.oldest),
+            control.progress.eq(moved.any()),
+            topk.clear.eq(control.clear_counters), topk.read_index.eq(registers.topk_index),
+            registers.topk_count.eq(topk.count), registers.topk_token.eq(topk.read_token),
+            registers.topk_logit.eq(topk.read_logit),
+        ]
+
+        strobes = registers.strobes
+        m.d.comb += [
+            strobes.descriptors.eq(core.issue), strobes.write_beats.eq(writer.count_beat), strobes.fetch_beats.eq(fetch.count_beat),
+            *(strobes[name].eq(getattr(core, f"count_{name}")) for name in (
+                "matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait",
+                "attend_busy")),
+            *(strobes[f"port{p}_beats"].eq(reader.count_beat) for p, reader in enumerate(readers)),
+            strobes.port0_full.eq(readers[0].count_full), strobes.port0_idle.eq(readers[0].count_idle),
+        ]
+        return m

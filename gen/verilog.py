@@ -83,8 +83,11 @@ def _split(text: str) -> tuple[str, dict[str, tuple[str, list[str]]]]:
     """(text before the first module, {module: (sorted ports, lines up to endmodule)}), in the order of the text."""
     modules = {}
     preamble, lines = [], None
-    for line in text.split("\n"):
+    rows = iter(text.split("\n"))
+    for line in rows:
         if line.startswith("module "):
+            while not line.endswith(");"):      # Yosys breaks long port lists
+                line += next(rows)
             name, *ports = _IDENTIFIER.findall(line[len("module "):])
             lines = []
             modules[name] = (", ".join(sorted(ports)), lines)

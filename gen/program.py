@@ -200,7 +200,8 @@ class _Schedule:
         self.dequantise(step, x="residual", d="residual", add=Add.X, sink=Sink.X)
 
     def attention(self, layer):
-        """All KV heads. The matrix of head h + 1 is in the engine while head h is attended to."""
+        """All KV heads. While head h is attended to, the matrix of head h + 1 is in the engine and then its queries, key and
+        value are made; the output of head h is taken after that."""
         layout, heads = self.layout, self.model.n_kv_heads
         self.buffer("attn", layout.words(layout.attn_columns))
         attends = {}
@@ -211,9 +212,9 @@ class _Schedule:
             if head + 1 < heads:
                 step = self.matmul(f"layer{layer}.qkv{head + 1}")
             self.queries(layer, head)
+            attends[head] = self.attend(layer, head)
             if head:
                 self.attended(layer, head - 1, attends[head - 1])
-            attends[head] = self.attend(layer, head)
             self.x.free(f"qkv{head % 2}")
         self.attended(layer, heads - 1, attends[heads - 1])
         if layer == self.model.n_layers - 1 and not self.head:

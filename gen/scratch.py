@@ -4,6 +4,7 @@ from celosia.hw.isa import Add, Mul1, Mul2, Opcode, Sink, Source, Tokens
 
 __all__ = ["UNITS", "Scratch", "Tracker", "accesses", "reads_p"]
 
+_QUEUES = ("KV",)
 UNITS = (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND)      # in the order of the wait fields
 
 
@@ -90,7 +91,8 @@ class Tracker:
     """Counts what every unit has been given and who touched which words last, and finds the waits of a descriptor.
 
     A reader waits for the writers before it (RAW), a writer for readers and writers before it (WAR, WAW). A unit runs its
-    own queue in order, so it never waits for itself. Activation scratch X belongs to the vector unit alone.
+    own queue in order, so it never waits for itself. Activation scratch X belongs to the vector unit alone. Keys and
+    values of a chunk go through a queue, which nobody overwrites: there is only RAW.
     """
 
     def __init__(self, lanes):
@@ -107,6 +109,7 @@ class Tracker:
         needed = dict.fromkeys(UNITS, 0)
         for touched, hazards in ((reads, (True,)), (writes, (True, False))):
             for resource, first, end in touched:
+                hazards = () if touched is writes and resource in _QUEUES else hazards
                 for other_first, other_end, wrote, unit, count in self._touched.get(resource, ()):
                     if wrote in hazards and unit is not opcode and other_first < end and first < other_end:
                         needed[unit] = max(needed[unit], count)

@@ -8,6 +8,7 @@ the arithmetic of each unit from its golden function. Descriptors run one after 
 import hashlib
 import json
 import struct
+from collections import deque
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from celosia.gen.golden.attention import attend
 from celosia.gen.golden.vector import VectorState, run_vector, topk
 from celosia.hw import isa
 from celosia.hw.formats import TRITS_PER_BYTE, unpack_trit_byte
-from celosia.hw.isa import DESCRIPTOR_BYTES, Index, Opcode, Sink, Source, Tokens
+from celosia.hw.isa import DESCRIPTOR_BYTES, Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
 from celosia.hw.regs import Error
 
 __all__ = ["Machine", "MachineError"]
@@ -34,21 +35,31 @@ class MachineError(RuntimeError):
 
 
 class Machine:
-    """One accelerator of configuration ``config`` with the model of ``image`` (bytes of an image file) in its memory.
+    """One accelerator of configuration ``config``.
 
-    Attributes: ``header`` (dict), ``model`` and ``cache`` (uint8 arrays, the two windows).
+    Parameters
+    ----------
+    model, cache : uint8 arrays
+        The two windows; ``cache`` is written. What a program reads from ``model`` must not change: it is kept unpacked.
+    config : AccelConfig
+    header : dict, optional
+        Of the image; without it programs go by (offset, count).
     """
 
-    def __init__(self, image, config):
-        self.header, self.model = _read_image(image)
-        if self.header["config_digest"] != config.digest:
-            raise ValueError(f"image was packed for configuration {self.header['config']} "
-                             f"({self.header['config_digest']}), this accelerator is {config.name} ({config.digest}): "
-                             f"pack again with --config {config.name}")
-        self.config = config
-        self.cache = np.zeros(self.header["cache_bytes"], np.uint8)
+    def __init__(self, model, cache, config, header=None):
+        self.model, self.cache, self.config = model, cache, config
+        self.header = header
         self._programs, self._weights = {}, {}
         self.reset()
+
+    @classmethod
+    def of_image(cls, image, config):
+        """A machine with the model of ``image`` (bytes of an image file) in a memory of its own."""
+        header, model = _read_image(image)
+        if header["config_digest"] != config.digest:
+            raise ValueError(f"image was packed for configuration {header['config']} ({header['config_digest']}), "
+                             f"this accelerator is {config.name} ({config.digest}): pack again with --config {config.name}")
+        return cls(model, np.zeros(header["cache_bytes"], np.uint8), config, header)
 
     def reset(self):
         """State of the units as after power-on; here scratch memories hold NaN and banks 77, so that none is read unset."""
@@ -74,7 +85,7 @@ class Machine:
         return self.candidates()
 
     def begin(self, program, token_ids, first_position):
-        """Set up a run; returns the checked descriptors [(opcode, waits, fields)] up to END."""
+        """Set up a run; returns the descriptors [(opcode, waits, fields)] up to END."""
         n = len(token_ids)
         if not 1 <= n <= self.config.token_lanes:
             raise MachineError(Error.LAUNCH, 0, f"it must have 1 to {self.config.token_lanes} tokens, not {n}")
@@ -82,7 +93,7 @@ class Machine:
             raise MachineError(Error.LAUNCH, 0, f"positions must be within {self.config.max_positions}, "
                                                 f"not {first_position} to {first_position + n - 1}")
         self._token_ids, self._n, self._first = list(token_ids), n, first_position
-        self._candidates = []
+        self._candidates, self._rows = [], deque()
         if isinstance(program, str):
             where = self.header["programs"][program]
             program = where["offset"], where["count"]
@@ -100,6 +111,8 @@ class Machine:
 
     def execute(self, index, opcode, fields):
         """Run one descriptor. LOAD, MATMUL and ATTEND read memory; MATMUL and ATTEND leave words for a later VECTOR."""
+        if not size_fits(self.config, opcode, fields, self._n):
+            raise MachineError(Error.SIZE, index, "a size is beyond this configuration")
         {Opcode.LOAD: self._load, Opcode.MATMUL: self._matmul, Opcode.VECTOR: self._run_vector,
          Opcode.ATTEND: self._attend}[opcode](index, fields)
 
@@ -113,33 +126,13 @@ class Machine:
         steps = []
         for index in range(count):
             raw = self._window(index, self.model, offset + index * DESCRIPTOR_BYTES, DESCRIPTOR_BYTES).tobytes()
-            if raw[0] not in {op.value for op in Opcode}:
-                raise MachineError(Error.OPCODE, index, f"opcode {raw[0]} is unknown")
-            steps.append(isa.unpack(raw))
-            self._check(index, *steps[-1][::2])
+            try:
+                steps.append(isa.unpack(raw))
+            except ValueError as error:
+                raise MachineError(Error.OPCODE, index, str(error)) from None
             if steps[-1][0] is Opcode.END:
                 return steps
-        raise MachineError(Error.FETCH, count, "the program must end with END")
-
-    def _check(self, index, opcode, f):
-        c = self.config
-
-        def size(ok, why):
-            if not ok:
-                raise MachineError(Error.SIZE, index, why)
-
-        if opcode is Opcode.LOAD:
-            rows = 1 if f["index"] is Index.NONE else c.token_lanes
-            size(f["n_words"] and f["d_base"] + (rows - 1) * f["d_stride"] + f["n_words"] <= c.p_words,
-                 f"rows must have words and lie within the {c.p_words} of P")
-        elif opcode is Opcode.MATMUL:
-            size(f["n_row_groups"] and f["planes"] and 1 <= f["n_col_blocks"] <= c.max_columns // c.columns,
-                 f"a product must have rows, planes and 1 to {c.max_columns} columns")
-        elif opcode is Opcode.ATTEND:
-            size(1 <= f["group"] <= c.max_queries // c.token_lanes and 1 <= f["head_words"] <= c.max_head_words,
-                 f"attention must have 1 to {c.max_queries // c.token_lanes} heads of 1 to {c.max_head_words} words")
-        elif opcode is Opcode.VECTOR:
-            size(f["n_words"] and f["block_words"], "a pass must have words")
+        raise MachineError(Error.FETCH, max(count - 1, 0), "the program must end with END")
 
     def _window(self, index, window, start, size, code=Error.READ_WINDOW):
         if start + size > len(window):
@@ -214,6 +207,7 @@ class Machine:
             elif sink is not Sink.ACT:
                 self._kv[sink][1][words.token] = words.scale
             if sink is Sink.V:
+                self._rows.append([tensor[:self._n].clone() for pair in self._kv.values() for tensor in pair])
                 self._write_records(index, f)
 
     def _records(self, index, f, head_size, positions, code):
@@ -230,25 +224,62 @@ class Machine:
         head_size = f["n_words"] * self.config.vector_lanes
         where = self._records(index, f, head_size, np.arange(self._first, self._first + self._n), Error.WRITE_WINDOW)
         records = np.zeros(where.shape, np.uint8)
-        (key, key_scale), (value, value_scale) = self._kv[Sink.K], self._kv[Sink.V]
-        records[:, :head_size] = key[:self._n, :head_size].numpy().view(np.uint8)
-        records[:, head_size:head_size + 8] = torch.stack((key_scale, value_scale), 1)[:self._n].numpy().view(np.uint8)
-        records[:, -head_size:] = value[:self._n, :head_size].numpy().view(np.uint8)
+        key, key_scale, value, value_scale = self._rows[-1]
+        records[:, :head_size] = key[:, :head_size].numpy().view(np.uint8)
+        records[:, head_size:head_size + 8] = torch.stack((key_scale, value_scale), 1).numpy().view(np.uint8)
+        records[:, -head_size:] = value[:, :head_size].numpy().view(np.uint8)
         self.cache[where] = records
 
     def _attend(self, index, f):
         c, head_size = self.config, f["head_words"] * self.config.port_bytes
         records = self.cache[self._records(index, f, head_size, np.arange(self._first), Error.READ_WINDOW)]
         scales = torch.from_numpy(records[:, head_size:head_size + 8].copy().view("<f4"))
-        past = (torch.from_numpy(part.copy().view(np.int8)) for part in (records[:, :head_size], records[:, -head_size:]))
-        (k, k_scale), (v, v_scale) = (
-            (torch.cat((before, own[:self._n, :head_size])), torch.cat((scales[:, i], own_scale[:self._n])))
-            for i, (before, (own, own_scale)) in enumerate(zip(past, (self._kv[Sink.K], self._kv[Sink.V]))))
-        acc, scale = attend(self._query[f["bank"], :self._n, :f["group"], :head_size],
-                            self._query_scale[f["bank"], :self._n, :f["group"]], k, k_scale, v, v_scale,
-                            self._first, c.n_ports)
+        if not self._rows:
+            raise ValueError(f"Descriptor {index}: ATTEND takes the keys and values of a chunk, and none came")
+        key, key_scale, value, value_scale = self._rows.popleft()
+        past_key, past_value = (torch.from_numpy(part.copy().view(np.int8))
+                                for part in (records[:, :head_size], records[:, -head_size:]))
+        acc, scale = attend(
+            self._query[f["bank"], :self._n, :f["group"], :head_size], self._query_scale[f["bank"], :self._n, :f["group"]],
+            torch.cat((past_key, key[:, :head_size])), torch.cat((scales[:, 0], key_scale)),
+            torch.cat((past_value, value[:, :head_size])), torch.cat((scales[:, 1], value_scale)), self._first, c.n_ports)
         acc = acc.reshape(-1, c.vector_lanes)
         self._vector.push_attend(acc, scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
+
+
+def size_fits(config, opcode, f, n_tokens):
+    """Whether the sizes of a descriptor are within the configuration; the rules of ``docs/program.md``."""
+    def end(base, stride, rows=n_tokens):
+        return f[base] + (rows - 1) * f[stride] + f["n_words"]
+
+    max_group = config.max_queries // config.token_lanes
+    if opcode is Opcode.LOAD:
+        rows = 1 if f["index"] is Index.NONE else n_tokens
+        return f["n_words"] and end("d_base", "d_stride", rows) <= config.p_words
+    if opcode is Opcode.MATMUL:
+        return (f["n_row_groups"] and f["n_row_groups"] * config.engine_rows % config.vector_lanes == 0
+                and 1 <= f["planes"] <= 5 and 1 <= f["n_col_blocks"]
+                and f["n_col_blocks"] * config.columns <= min(config.max_columns, config.max_planes_columns(f["planes"])))
+    if opcode is Opcode.ATTEND:
+        return 1 <= f["group"] <= max_group and 1 <= f["head_words"] <= config.max_head_words
+    beats, part = divmod(f["n_words"] * config.vector_lanes, config.port_bytes)
+    return (f["n_words"] and f["block_words"]
+            and (not reads_x(f) or end("x_base", "x_stride") <= config.x_words)
+            and (not reads_p(f) or end("p_base", "p_stride") <= config.p_words)
+            and (f["sink"] is not Sink.X or end("d_base", "d_stride") <= config.x_words)
+            and (f["sink"] is not Sink.ACT or (f["d_base"] + f["n_words"]) * config.vector_lanes <= config.max_columns)
+            and (f["sink"] not in (Sink.Q, Sink.K, Sink.V) or not part and beats <= config.max_head_words)
+            and (f["sink"] is not Sink.Q or f["head"] < max_group))
+
+
+def reads_x(f):
+    """Whether a VECTOR descriptor reads X."""
+    return f["source"] is Source.X or f["mul3"] is Mul3.X or f["add"] is Add.X
+
+
+def reads_p(f):
+    """Whether a VECTOR descriptor reads P."""
+    return f["source"] is Source.P or f["mul1"] is Mul1.P or f["mul2"] in (Mul2.P, Mul2.ROPE) or f["add"] is Add.ROPE
 
 
 def _read_image(data):

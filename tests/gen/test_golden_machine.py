@@ -54,7 +54,7 @@ def cache_bytes(golden, layout, n_positions):
 
 def check(config, accel, seed, tokens, chunks):
     data, assembled, model = random_image(config, accel, seed, CONTEXT)
-    machine, golden = Machine(data, accel), golden_of(model, accel, CONTEXT)
+    machine, golden = Machine.of_image(data, accel), golden_of(model, accel, CONTEXT)
     assert same(feed(machine, tokens, chunks), golden.step(tokens, 0, accel.top_k))
     assert np.array_equal(machine.cache, cache_bytes(golden, assembled.placement.layout, len(tokens)))
 
@@ -82,7 +82,7 @@ def test_a_matrix_of_several_row_blocks():
 
 def test_a_run_leaves_nothing_behind():
     data, _, _ = random_image(SMALL, tiny)
-    machine = Machine(data, tiny)
+    machine = Machine.of_image(data, tiny)
     first = feed(machine, [1, 2, 3], [4])
     feed(machine, [9, 8, 7, 6, 5, 4], [3])
     assert same(feed(machine, [1, 2, 3], [1]), first)
@@ -159,7 +159,7 @@ class Units:
 def test_any_order_that_the_waits_allow_gives_the_same(config, accel, seed, strict):
     """The waits are enough, and no order locks up."""
     data, _, model = random_image(config, accel, seed, CONTEXT)
-    machine, rng = Machine(data, accel), random.Random(seed)
+    machine, rng = Machine.of_image(data, accel), random.Random(seed)
     tokens = [rng.randrange(config.vocab_size) for _ in range(3 * accel.token_lanes)]
     for first in range(0, len(tokens), accel.token_lanes):
         part = tokens[first:first + accel.token_lanes]
@@ -174,7 +174,7 @@ def test_that_test_notices_a_missing_wait(unit):
     right = golden_of(model, tiny).step([1, 2, 3], 0, tiny.top_k)
     wrong = False
     for seed in range(5):
-        machine, rng = Machine(data, tiny), random.Random(seed)
+        machine, rng = Machine.of_image(data, tiny), random.Random(seed)
         steps = [(opcode, tuple(0 if other is unit else wait for other, wait in zip(Units.DEPTH, waits)), fields)
                  for opcode, waits, fields in machine.begin("decode", [1, 2, 3], 0)]
         try:
@@ -191,6 +191,17 @@ GOOD_VECTOR = dict(addr=0, port_stride=0, n_words=1, block_words=1, x_base=0, x_
                    d_stride=1, imm0=0, imm1=0, source=Source.P, mul1=isa.Mul1.ONE, mul1_scalar=0, mul2=isa.Mul2.ONE,
                    mul3=isa.Mul3.ONE, add=isa.Add.NONE, reduce=isa.Reduce.NONE, reduce_scalar=0, sink=Sink.X, scale_scalar=0,
                    bank=0, head=0, tokens=Tokens.ALL)
+HEAD = GOOD_VECTOR | {"n_words": 4, "block_words": 4}
+
+
+def set_bits(descriptor, field, value):
+    """A VECTOR descriptor with a code that does not exist."""
+    shape = isa.Vector.as_shape()[field]
+    start = isa.Header.as_shape().size + shape.offset
+    bits = int.from_bytes(descriptor, "little") & ~(((1 << shape.width) - 1) << start)
+    return (bits | value << start).to_bytes(64, "little")
+
+
 LOAD = dict(addr=0, port_stride=0, index_stride=0, index=isa.Index.NONE, n_words=4, d_base=0, d_stride=0)
 MATMUL = dict(addr=0, port_stride=0, n_row_groups=1, n_col_blocks=1, planes=1, bank=0, tokens=Tokens.ALL)
 ATTEND = dict(addr=0, port_stride=0, group=1, head_words=1, bank=0)
@@ -204,7 +215,9 @@ BAD = [
     ("READ_WINDOW", isa.pack(Opcode.MATMUL, **MATMUL | {"n_row_groups": 60000})),
     ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"d_base": tiny.x_words})),
     ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"n_words": 0})),
-    ("WRITE_WINDOW", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"sink": Sink.V, "addr": 1 << 20})),
+    ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"sink": Sink.K})),
+    ("OPCODE", set_bits(isa.pack(Opcode.VECTOR, **GOOD_VECTOR), "sink", 7)),
+    ("WRITE_WINDOW", isa.pack(Opcode.VECTOR, **HEAD | {"sink": Sink.V, "addr": 1 << 20})),
     ("SIZE", isa.pack(Opcode.ATTEND, **ATTEND | {"group": 5})),
     ("SIZE", isa.pack(Opcode.ATTEND, **ATTEND | {"head_words": 17})),
     ("READ_WINDOW", isa.pack(Opcode.ATTEND, **ATTEND | {"addr": 1 << 20})),
@@ -217,7 +230,7 @@ def test_a_bad_descriptor_stops_the_program_by_name_and_index(code, descriptor):
     where = assembled.header["programs"]["prefill"]
     payload = bytearray(assembled.payload)
     payload[where["offset"] + 64:where["offset"] + 128] = descriptor
-    machine = Machine(image.encode(assembled.header, payload), tiny)
+    machine = Machine.of_image(image.encode(assembled.header, payload), tiny)
     with pytest.raises(MachineError) as error:
         machine.run("prefill", [1, 2], 3)
     assert (error.value.code, error.value.index) == (code, 1)
@@ -226,7 +239,7 @@ def test_a_bad_descriptor_stops_the_program_by_name_and_index(code, descriptor):
 
 @pytest.mark.parametrize("tokens, first", [([], 0), ([1] * 5, 0), ([1], 512), ([1, 2], 511)])
 def test_a_bad_launch_is_refused(tokens, first):
-    machine = Machine(random_image(SMALL, tiny)[0], tiny)
+    machine = Machine.of_image(random_image(SMALL, tiny)[0], tiny)
     with pytest.raises(MachineError, match="LAUNCH"):
         machine.run("decode", tokens, first)
 
@@ -235,14 +248,14 @@ def test_a_program_without_end_is_stopped():
     data, assembled, _ = random_image(SMALL, tiny)
     where = assembled.header["programs"]["decode"]
     with pytest.raises(MachineError, match="FETCH") as error:
-        Machine(data, tiny).run((where["offset"], 5), [1], 0)
-    assert error.value.index == 5
+        Machine.of_image(data, tiny).run((where["offset"], 5), [1], 0)
+    assert error.value.index == 4
 
 
 def test_an_image_of_another_configuration_is_refused():
     data, _, _ = random_image(SMALL, tiny)
     with pytest.raises(ValueError, match=f"image was packed for configuration tiny \\({tiny.digest}\\), this accelerator is "
                                          f"kv260 \\({kv260.digest}\\): pack again with --config kv260"):
-        Machine(data, kv260)
+        Machine.of_image(data, kv260)
     with pytest.raises(ValueError, match="pack the model again"):
-        Machine(data[:-1], tiny)
+        Machine.of_image(data[:-1], tiny)

@@ -42,6 +42,8 @@ def random_descriptor(random, n_tokens, size, wild):
          "add": random.choice([Add.NONE, Add.X]), "sink": random.choice([*Sink, Sink.X, Sink.X])}
     if random.random() < 0.25:
         f |= {"mul1": Mul1.P, "mul2": Mul2.ROPE, "mul3": Mul3.ONE, "add": Add.ROPE}
+    elif f["source"] is Source.ATTEND and random.random() < 0.5:
+        f["mul1"] = Mul1.STREAM
     if f["mul1"] is Mul1.STREAM and f["source"] is not Source.ATTEND:
         f["mul1"] = Mul1.SCALAR
     if f["source"] in (Source.X, Source.P) and random.random() < 0.5:
@@ -54,7 +56,8 @@ def random_descriptor(random, n_tokens, size, wild):
 
     half = size["x_words"] // 2
     limit = min(half // n_tokens, size["p_words"] // 2) - 4
-    n = random.choice((1, 2, random.randrange(1, 20), random.randrange(1, limit)))
+    slot_words = f32.SUM_SLOTS // size["lanes"]
+    n = random.choice((1, 2, random.randrange(1, 20), random.randrange(1, limit), slot_words + random.randrange(-1, 2), limit))
     n = f["n_words"] = min(n, limit)
     f["block_words"] = random.choice((n, random.randrange(1, n + 1))) if f["source"] is Source.MATMUL else n + random.choice((0, 5))
     stride = n + random.randrange(4)
@@ -116,64 +119,134 @@ def run_golden(f, n_tokens, state, random, lanes):
     return fed[Source.MATMUL], fed[Source.ATTEND], quant, topk
 
 
-async def watch_done(dut, watched, expected):
-    """At every strobe of done, all words of the descriptors so far must have been taken."""
-    edge = RisingEdge(dut.clk)
-    for number, counts in enumerate(expected):
-        for _ in range(_TIMEOUT_CYCLES):
-            await edge
-            if dut.done.value:
-                break
-        else:
-            raise TimeoutError(f"Descriptor {number} was not done within {_TIMEOUT_CYCLES} cycles")
-        taken = tuple(monitor.transfers for monitor in watched)
-        assert taken == counts, f"descriptor {number} was done after {taken} words, not {counts}"
+class Bench:
+    """The unit's ports, and what it has been given so far."""
+
+    def __init__(self, dut, stall):
+        self.size = parameters()
+        lanes = self.size["lanes"]
+        self.dut, self.edge = dut, RisingEdge(dut.clk)
+        self.command, self.matmul, self.attend, self.param = (Feed(dut, name, shape=shape, stall=stall) for name, shape in (
+            ("i_command", Vector), ("i_matmul", DrainWord(lanes)), ("i_attend", AttendWord(lanes)), ("i_param", ParamWrite(lanes))))
+        self.quant = Drain(dut, "o_quant", shape=QuantWord(lanes), stall=stall)
+        self.topk = Drain(dut, "o_topk", shape=TopkWord(lanes), stall=stall)
+        self.watched = [Monitor(dut, name) for name in ("o_quant", "o_topk")]
+        self.state = VectorState.zeros(vector_lanes=lanes, x_words=self.size["x_words"], p_words=self.size["p_words"])
+
+    async def launch(self, n_tokens, random, wild):
+        """Says the number of tokens, and fills P."""
+        self.n_tokens = n_tokens
+        self.dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "first_position": 7})
+        params = [[number_bits(random, wild) for _ in range(self.size["lanes"])] for _ in range(self.size["p_words"])]
+        self.state.p[:] = f32.from_bits(params)
+        await self.param.send({"addr": addr, "data": word} for addr, word in enumerate(params))
+
+    async def run(self, program, random):
+        """Runs a program and compares all that comes out."""
+        words, done_counts = ([], [], [], []), []
+        for f in program:
+            for stream, new in zip(words, run_golden(f, self.n_tokens, self.state, random, self.size["lanes"])):
+                stream.extend(new)
+            done_counts.append((len(words[2]), len(words[3])))
+        matmul, attend, quant, topk = words
+        sending = [cocotb.start_soon(task) for task in (
+            self.watch_done(done_counts),
+            self.command.send(program, timeout_cycles=_TIMEOUT_CYCLES),
+            self.matmul.send(matmul, timeout_cycles=_TIMEOUT_CYCLES),
+            self.attend.send(attend, timeout_cycles=_TIMEOUT_CYCLES))]
+        candidates = cocotb.start_soon(self.topk.recv(len(topk), timeout_cycles=_TIMEOUT_CYCLES))
+        quantised = cocotb.start_soon(self.quant.recv(len(quant), timeout_cycles=_TIMEOUT_CYCLES))
+        compare("o_quant", await quantised, quant)
+        compare("o_topk", await candidates, topk)
+        for task in sending:
+            await task
+        await self.edge
+        assert not self.dut.count_busy.value
+
+    async def watch_done(self, expected):
+        """At every strobe of done, all words of the descriptors so far must have been taken."""
+        before = [monitor.transfers for monitor in self.watched]
+        for number, counts in enumerate(expected):
+            for _ in range(_TIMEOUT_CYCLES):
+                await self.edge
+                if self.dut.done.value:
+                    break
+            else:
+                raise TimeoutError(f"Descriptor {number} was not done within {_TIMEOUT_CYCLES} cycles")
+            taken = tuple(monitor.transfers - start for monitor, start in zip(self.watched, before))
+            assert taken == counts, f"descriptor {number} was done after {taken} words, not {counts}"
+
+    async def cycles(self, f, random):
+        """Cycles from the command's transfer to done, nothing being waited for."""
+        running = cocotb.start_soon(self.run([f], random))
+        while not (self.dut.i_command__valid.value and self.dut.i_command__ready.value):
+            await self.edge
+        count = 0
+        while not self.dut.done.value:
+            await self.edge
+            count += 1
+        await running
+        return count
 
 
 @cocotb.test()
 @cocotb.parametrize(stall=[0.0, 0.4], wild=[False, True])
 async def matches_golden(dut, stall, wild):
-    size = parameters()
-    lanes = size["lanes"]
-    random = rng("program")
     start_clock(dut)
-    feeds = {name: Feed(dut, name, shape=shape, stall=stall) for name, shape in (
-        ("i_command", Vector), ("i_matmul", DrainWord(lanes)), ("i_attend", AttendWord(lanes)), ("i_param", ParamWrite(lanes)))}
-    drains = {"o_quant": Drain(dut, "o_quant", shape=QuantWord(lanes), stall=stall),
-              "o_topk": Drain(dut, "o_topk", shape=TopkWord(lanes), stall=stall)}
-    watched = [Monitor(dut, name) for name in ("o_quant", "o_topk")]
+    bench, random = Bench(dut, stall), rng("program")
     await reset(dut)
-    state = VectorState.zeros(vector_lanes=lanes, x_words=size["x_words"], p_words=size["p_words"])
-    sent = [0, 0]
-    for _ in range(size["n_runs"]):
-        n_tokens = random.randrange(1, size["token_lanes"] + 1)
-        dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "first_position": 7})
-        params = [[number_bits(random, wild) for _ in range(lanes)] for _ in range(size["p_words"])]
-        await feeds["i_param"].send({"addr": addr, "data": word} for addr, word in enumerate(params))
-        state.p[:] = f32.from_bits(params)
+    for _ in range(bench.size["n_runs"]):
+        n_tokens = random.randrange(1, bench.size["token_lanes"] + 1)
+        await bench.launch(n_tokens, random, wild)
+        program = list(first_state(bench.size))
+        for _ in range(bench.size["n_descriptors"]):
+            f = random_descriptor(random, n_tokens, bench.size, wild)
+            program.append(f)
+            if f.get("reduce"):
+                program += [{"n_words": 1, "block_words": 1, "sink": Sink.K, "scale_scalar": (f["reduce_scalar"] + k) % N_SCALARS}
+                            for k in range(2)]
+        await bench.run(program + list(all_state(bench.size)), random)
 
-        program = [*first_state(size),
-                   *(random_descriptor(random, n_tokens, size, wild) for _ in range(size["n_descriptors"])),
-                   *all_state(size)]
-        words, done_counts = ([], [], [], []), []
-        for f in program:
-            for stream, new in zip(words, run_golden(f, n_tokens, state, random, lanes)):
-                stream.extend(new)
-            done_counts.append((sent[0] + len(words[2]), sent[1] + len(words[3])))
-        sent = list(done_counts[-1])
-        matmul, attend, quant, topk = words
-        tasks = [cocotb.start_soon(task) for task in (
-            watch_done(dut, watched, done_counts),
-            feeds["i_command"].send(program, timeout_cycles=_TIMEOUT_CYCLES),
-            feeds["i_matmul"].send(matmul, timeout_cycles=_TIMEOUT_CYCLES),
-            feeds["i_attend"].send(attend, timeout_cycles=_TIMEOUT_CYCLES))]
-        candidates = cocotb.start_soon(drains["o_topk"].recv(len(topk), timeout_cycles=_TIMEOUT_CYCLES))
-        quantised = cocotb.start_soon(drains["o_quant"].recv(len(quant), timeout_cycles=_TIMEOUT_CYCLES))
-        compare("o_quant", await quantised, quant)
-        compare("o_topk", await candidates, topk)
-        for task in tasks:
-            await task
-        assert not dut.count_busy.value or dut.done.value
+
+@cocotb.test()
+async def starts_again_after_reset(dut):
+    """A descriptor of every kind is cut by a reset, at many moments; then a program runs as if nothing had been."""
+    start_clock(dut)
+    bench, random = Bench(dut, 0.0), rng("reset")
+    await reset(dut)
+    rms = {"n_words": 40, "block_words": 40, "mul3": Mul3.SELF, "reduce": Reduce.RMS}
+    cut = [rms, rms | {"reduce": Reduce.ABSMAX, "sink": Sink.X}, {"n_words": 40, "block_words": 40, "sink": Sink.Q},
+           {"n_words": 40, "block_words": 40, "sink": Sink.TOPK}, {"n_words": 40, "block_words": 40, "source": Source.MATMUL}]
+    await bench.launch(1, random, False)
+    for number in range(20):
+        task = cocotb.start_soon(bench.command.send([cut[number % len(cut)]]))
+        for _ in range(random.randrange(5, 250)):
+            await bench.edge
+        await task
+        await reset(dut)
+        await bench.run([*first_state(bench.size), rms, *all_state(bench.size)], random)
+
+
+@cocotb.test()
+async def keeps_its_pace(dut):
+    """A word a cycle, and no more overhead than docs/units/vector.md says."""
+    start_clock(dut)
+    bench, random = Bench(dut, 0.0), rng("pace")
+    await reset(dut)
+    await bench.launch(1, random, False)
+    await bench.run(list(first_state(bench.size)), random)
+    n = 100
+    row = {"n_words": n, "block_words": n}
+    lanes = bench.size["lanes"]
+    fold = 128 // lanes - 1 + lanes.bit_length() - 1 + 6 * 7
+    for name, f, overhead in (
+            ("X to X", row | {"sink": Sink.X, "d_base": n}, 34), ("X to ACT", row | {"sink": Sink.ACT}, 38),
+            ("MATMUL to X", row | {"source": Source.MATMUL, "sink": Sink.X}, 34),
+            ("MATMUL to X, two blocks", row | {"source": Source.MATMUL, "sink": Sink.X, "block_words": n // 2}, 36),
+            ("ABSMAX", row | {"reduce": Reduce.ABSMAX}, 52), ("RMS", row | {"reduce": Reduce.RMS}, 56 + fold)):
+        found = await bench.cycles(f, random) - n
+        dut._log.info(f"{name}: {found} cycles more than words")
+        assert found <= overhead, f"{name}: {found} cycles more than words, not {overhead}"
 
 
 def compare(name, found, expected):

@@ -61,7 +61,7 @@ def build_library(verilog_text: str, top: str, harness_cpp_path: str | os.PathLi
         objects = compile_model(directory, verilog_text, top, control=control, flags=flags,
                                 cflags=("-Os", *extra_cflags), hierarchical=bool(hier_modules),
                                 timeout_s=timeout_s, cache_dir=cache_dir)
-        link(directory, library, harness, objects, "-shared", *extra_cflags, timeout_s=timeout_s)
+        link(directory, library, harness, objects, "-shared", cflags=extra_cflags, timeout_s=timeout_s)
 
     cached(directory, build, label=f"simulator of {top}", size=len(verilog_text), timeout_s=timeout_s)
     return library
@@ -133,10 +133,11 @@ def compile_model(directory: Path, verilog_text: str, top: str, *, control: str,
     return [directory / "cpp" / "Vtop__ALL.a", *_runtime(directory, cache_dir, timeout_s)]
 
 
-def link(directory: Path, output: Path, source: Path, objects: Sequence[Path], *flags: str, timeout_s: float) -> None:
+def link(directory: Path, output: Path, source: Path, objects: Sequence[Path], *flags: str, cflags: Sequence[str] = (),
+         timeout_s: float) -> None:
     """Compile one C++ file beside the model and link it with `objects`."""
-    run([*_compiler(), *_defines(directory), f"-I{directory / 'cpp'}", f"-I{source.parent}", "-O2", "-c", str(source),
-         "-o", str(directory / "harness.o")], directory, timeout_s)
+    run([*_compiler(), *_defines(directory), f"-I{directory / 'cpp'}", f"-I{source.parent}", "-O2", *cflags, "-c",
+         str(source), "-o", str(directory / "harness.o")], directory, timeout_s)
     run([_gxx(), str(directory / "harness.o"), *map(str, objects), *flags, "-pthread", "-o", str(output)],
         directory, timeout_s)
 

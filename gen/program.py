@@ -10,6 +10,7 @@ matmul engine holds. ``docs/program.md`` tells the order and why it cannot lock 
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 from celosia.hw import isa
@@ -286,37 +287,39 @@ def _insert_loads(steps, placement):
         if step.table is not None:
             first.setdefault(step.table, i)
             last[step.table] = i
-    drains = _drains(steps)
-    due = {name: min([use, *(s for s, drain in drains.items() if s < use <= drain)]) for name, use in first.items()}
-    waiting = sorted(first, key=lambda name: (due[name], first[name]))
-    done, out = [], []
+    filled = {drain: source for source, drain in _drains(steps).items()}
+    due, earliest = {}, len(steps)      # earliest: first step that fills a stream which is drained at this step or later
+    for i in reversed(range(len(steps))):
+        earliest = min(i, earliest, filled.get(i, i))
+        if steps[i].table is not None:
+            due[steps[i].table] = earliest
+    waiting = deque(sorted(first, key=lambda name: (due[name], first[name])))
+    in_use, out = [], []
 
-    def load(name):
+    def load():
+        name = waiting.popleft()
         table = placement.tables[name]
         indexed = table.index is not Index.NONE
         base = scratch.take(name, table.n_words * (lanes if indexed else 1))
         out.append(Step(Opcode.LOAD, dict(
             addr=table.address.offset, port_stride=table.address.port_stride, index_stride=table.address.index_stride,
             index=table.index, n_words=table.n_words, d_base=base, d_stride=table.n_words if indexed else 0), name))
-        waiting.remove(name)
+        in_use.append(name)
 
     for i, step in enumerate(steps):
         while waiting and due[waiting[0]] <= i:
-            load(waiting[0])
-        in_use = [name for name in first if name not in waiting and name not in done]
-        ahead = LOOK_AHEAD - sum(first[name] > i for name in in_use)
-        for name in waiting[:max(ahead, 0)]:
-            table = placement.tables[name]
+            load()
+        while waiting and sum(first[name] > i for name in in_use) < LOOK_AHEAD:
+            table = placement.tables[waiting[0]]
             if not scratch.fits(table.n_words * (1 if table.index is Index.NONE else lanes)):
                 break
-            load(name)
+            load()
         if step.table is not None:
             step.fields["p_base"] = scratch.base(step.table)
         out.append(step)
-        for name in in_use:
-            if last[name] == i:
-                scratch.free(name)
-                done.append(name)
+        for name in [name for name in in_use if last[name] == i]:
+            scratch.free(name)
+            in_use.remove(name)
     return out, scratch
 
 
@@ -329,15 +332,19 @@ def check_streams(steps):
     drains = _drains(steps)
     loads = [i for i, step in enumerate(steps) if step.opcode is Opcode.LOAD]
     index = {id(step): i for i, step in enumerate(steps)}
+    open_streams = []
     for i, step in enumerate(steps):
+        if i in drains:
+            open_streams.append(i)
         if step.opcode is not Opcode.VECTOR:
             continue
         needed = [loads[step.waits[0] - 1]] if step.waits[0] else []
         needed += [index[id(step.producer)]] if step.producer is not None else []
-        for source, drain in drains.items():
-            if source < i <= drain and any(n > source for n in needed):
+        for source in open_streams:
+            if any(n > source for n in needed):
                 raise ValueError(f"Step {i} ({step.label}) needs data from behind step {source} ({steps[source].label}), "
-                                 f"which is drained by step {drain} only")
+                                 f"which is drained by step {drains[source]} only")
+        open_streams = [source for source in open_streams if drains[source] > i]
 
 
 def _line(i, step):

@@ -29,10 +29,9 @@ class Scratch:
     def _gaps(self):
         start = 0
         for base, words in sorted(self._held.values()):
-            if base > start:
-                yield start, base
+            yield start, min(base, self._limit)
             start = base + words
-        yield start, max(start, self._limit)
+        yield start, self._limit
 
     def _find(self, words):
         least = self._next if self._rotate else 0

@@ -1,0 +1,1 @@
+"""Memory access: AXI ports, bursts, queues. Knows addresses, not what they mean."""

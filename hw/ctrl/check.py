@@ -1,0 +1,126 @@
+"""Is a descriptor legal? Codes must exist, and every size must fit the configuration.
+
+::
+
+    i, launch --> products --> ends of ranges --> comparisons --> code        one register at each arrow
+
+=========  ==========================================================================================================
+LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words
+MATMUL     n_row_groups >= 1 and whole vector words; planes 1 .. 5; 1 <= n_col_blocks <= what sums of that many planes hold
+VECTOR     n_words >= 1, block_words >= 1; X and P ranges that are used: base + (n_tokens - 1) stride + n_words <= memory;
+           ACT: (d_base + n_words) vector_lanes <= max_columns; Q, K, V: whole beats, at most max_head_words;
+           Q: head < max_queries / token_lanes
+ATTEND     1 <= group <= max_queries / token_lanes; 1 <= head_words <= max_head_words
+=========  ==========================================================================================================
+"""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..isa import Add, Attend, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Vector
+from ..links import Launch
+from ..regs import Error
+
+__all__ = ["DescriptorCheck", "bodies"]
+
+
+def bodies(bits):
+    """(header, {Opcode: body}) views of the 512 bits of a descriptor."""
+    header_bits = Header.as_shape().size
+    header = data.View(Header, bits[:header_bits])
+    return header, {opcode: data.View(shape, bits[header_bits:]) for opcode, shape in
+                    ((Opcode.LOAD, Load), (Opcode.MATMUL, Matmul), (Opcode.VECTOR, Vector), (Opcode.ATTEND, Attend))}
+
+
+def _known(field, codes):
+    """A code of the enumeration."""
+    return field.as_value() <= max(code.value for code in codes)
+
+
+class DescriptorCheck(wiring.Component):
+    """``code`` (celosia.hw.regs.Error: NONE, OPCODE, SIZE) of ``bits``, LATENCY cycles after both inputs came to rest."""
+
+    LATENCY = 4
+
+    def __init__(self, *, token_lanes, vector_lanes, engine_rows, columns, port_bytes, max_columns, accumulator_bits,
+                 x_words, p_words, max_queries, max_head_words):
+        self._lanes, self._x_words, self._p_words = vector_lanes, x_words, p_words
+        self._groups_quantum = max(1, vector_lanes // engine_rows)
+        self._act_words = max_columns // vector_lanes
+        self._word_heads = port_bytes // vector_lanes                   # vector words in a beat of a head
+        self._max_head_words, self._max_group = max_head_words, max_queries // token_lanes
+        longest = [((1 << (accumulator_bits - 1)) - 1) // (64 * (3**planes - 1)) for planes in range(1, 6)]
+        self._max_col_blocks = [min(max_columns, columns_) // columns for columns_ in longest]
+        super().__init__({"bits": In(512), "launch": In(Launch), "code": Out(4)})
+
+    def elaborate(self, platform):
+        m = Module()
+        header, body = bodies(self.bits)
+        load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
+        is_load = header.opcode == Opcode.LOAD
+
+        # Cycle 1: offset of the last token's row in each memory.
+        last_token = Signal(4)
+        m.d.comb += last_token.eq(self.launch.n_tokens - 1)
+        x_last, p_last, d_last = (Signal(20, reset_less=True) for _ in range(3))
+        d_stride, d_base = Mux(is_load, load.d_stride, vector.d_stride), Mux(is_load, load.d_base, vector.d_base)
+        n_words = Mux(is_load, load.n_words, vector.n_words)
+        m.d.sync += [
+            x_last.eq(vector.x_stride * last_token),
+            p_last.eq(vector.p_stride * last_token),
+            d_last.eq(d_stride * Mux(is_load & (load.index == Index.NONE), 0, last_token)),
+        ]
+
+        # Cycle 2: ends of the ranges.
+        x_end, p_end, d_end = (Signal(22, reset_less=True) for _ in range(3))
+        act_end = Signal(17, reset_less=True)
+        m.d.sync += [
+            x_end.eq(vector.x_base + x_last + n_words),
+            p_end.eq(vector.p_base + p_last + n_words),
+            d_end.eq(d_base + d_last + n_words),
+            act_end.eq(vector.d_base + n_words),
+        ]
+
+        # Cycle 3: comparisons.
+        uses_x = (vector.source == Source.X) | (vector.mul3 == Mul3.X) | (vector.add == Add.X)
+        uses_p = ((vector.source == Source.P) | (vector.mul1 == Mul1.P) | (vector.mul2 == Mul2.P)
+                  | (vector.mul2 == Mul2.ROPE) | (vector.add == Add.ROPE))
+        quantised_head = (vector.sink == Sink.Q) | (vector.sink == Sink.K) | (vector.sink == Sink.V)
+        beat_log2 = self._word_heads.bit_length() - 1
+        head_bad = (vector.n_words[:beat_log2].any() | ((vector.n_words >> beat_log2) > self._max_head_words)
+                    | ((vector.sink == Sink.Q) & (vector.head >= self._max_group)))
+        bad_code, bad_size = {}, {}
+        max_col_blocks = Signal(16)
+        with m.Switch(matmul.planes):
+            for planes, blocks in enumerate(self._max_col_blocks, start=1):
+                with m.Case(planes):
+                    m.d.comb += max_col_blocks.eq(blocks)
+        quantum_log2 = self._groups_quantum.bit_length() - 1
+        bad_code[Opcode.END] = bad_size[Opcode.END] = 0
+        bad_code[Opcode.LOAD] = ~_known(load.index, Index)
+        bad_size[Opcode.LOAD] = (load.n_words == 0) | (d_end > self._p_words)
+        bad_code[Opcode.MATMUL] = 0
+        bad_size[Opcode.MATMUL] = ((matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
+                                   | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks))
+        bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
+                                    & _known(vector.reduce, Reduce) & _known(vector.sink, Sink))
+        bad_size[Opcode.VECTOR] = (
+            (vector.n_words == 0) | (vector.block_words == 0)
+            | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))
+            | ((vector.sink == Sink.X) & (d_end > self._x_words))
+            | ((vector.sink == Sink.ACT) & (act_end > self._act_words)) | (quantised_head & head_bad))
+        bad_code[Opcode.ATTEND] = 0
+        bad_size[Opcode.ATTEND] = ((attend.group == 0) | (attend.group > self._max_group)
+                                   | (attend.head_words == 0) | (attend.head_words > self._max_head_words))
+        code_bad, size_bad = Signal(reset_less=True), Signal(reset_less=True)
+        with m.Switch(header.opcode.as_value()):
+            for opcode in Opcode:
+                with m.Case(opcode.value):
+                    m.d.sync += [code_bad.eq(bad_code[opcode]), size_bad.eq(bad_size[opcode])]
+            with m.Default():
+                m.d.sync += code_bad.eq(1)
+
+        # Cycle 4: the verdict.
+        m.d.sync += self.code.eq(Mux(code_bad, Error.OPCODE, Mux(size_bad, Error.SIZE, Error.NONE)))
+        return m

@@ -1,0 +1,96 @@
+"""From descriptors to commands: the sequencer, the stations before the units, and the scoreboard.
+
+::
+
+    i --> sequencer --+--> station (8)  --> o_load              done strobes --> scoreboard --> stations
+          ^           +--> station (8)  --> o_matmul
+          check       +--> station (32) --> o_vector
+                      +--> station (8)  --> o_attend
+                      +--> queue (8)    --> o_record
+                      +--> expander     --> o_jobs, one a port
+"""
+
+from amaranth.hdl import Module
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .. import isa
+from ..links import AttendCommand, Launch, MatmulCommand, ReadJob, RecordCommand
+from ..mem.links import ErrorReport, Fetched, LoadCommand
+from ..stream import Queue, connect
+from .check import DescriptorCheck
+from .expand import ReadExpander
+from .scoreboard import Scoreboard
+from .sequencer import Sequencer
+from .station import Station
+
+__all__ = ["Dispatch"]
+
+_COMMANDS = {"load": (LoadCommand, 8), "matmul": (MatmulCommand, 8), "vector": (isa.Vector, 32), "attend": (AttendCommand, 8)}
+
+
+class Dispatch(wiring.Component):
+    """Everything between the descriptor fetch and the units. Reset it before every program.
+
+    Parameters: as in ``AccelConfig``; ``columns`` is ``AccelConfig.columns``.
+
+    Members
+    -------
+    i : stream of Fetched
+    launch, tokens : constant while a program runs
+    o_load, o_matmul, o_vector, o_attend : streams of LoadCommand, MatmulCommand, isa.Vector, AttendCommand
+    o_record : stream of RecordCommand
+    o_jobs : a stream of ReadJob a port
+    done : strobes of the units; bit 0 load, 1 matmul, 2 vector, 3 attend
+    error : OPCODE, SIZE, FETCH
+    ended, finished : END was reached; and nothing that was issued is unfinished
+    issue : strobe: a descriptor was issued
+    oldest : index of the oldest descriptor that is not finished
+    """
+
+    def __init__(self, *, n_ports, port_bytes, token_lanes, vector_lanes, engine_rows, columns, max_columns,
+                 accumulator_bits, x_words, p_words, max_queries, max_head_words):
+        self._n_ports = n_ports
+        self._sequencer = {"n_ports": n_ports, "port_bytes": port_bytes, "vector_lanes": vector_lanes}
+        self._check = {"token_lanes": token_lanes, "vector_lanes": vector_lanes, "engine_rows": engine_rows,
+                       "columns": columns, "port_bytes": port_bytes, "max_columns": max_columns,
+                       "accumulator_bits": accumulator_bits, "x_words": x_words, "p_words": p_words,
+                       "max_queries": max_queries, "max_head_words": max_head_words}
+        super().__init__({
+            "i": In(stream.Signature(Fetched)),
+            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            **{f"o_{unit}": Out(stream.Signature(shape)) for unit, (shape, _) in _COMMANDS.items()},
+            "o_record": Out(stream.Signature(RecordCommand)),
+            "o_jobs": Out(stream.Signature(ReadJob)).array(n_ports),
+            "done": In(4), "error": Out(ErrorReport),
+            "ended": Out(1), "finished": Out(1), "issue": Out(1), "oldest": Out(16),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.check = check = DescriptorCheck(**self._check)
+        m.submodules.sequencer = sequencer = Sequencer(**self._sequencer)
+        m.submodules.scoreboard = scoreboard = Scoreboard()
+        m.submodules.expander = expander = ReadExpander(n_ports=self._n_ports)
+        m.submodules.records = records = Queue(RecordCommand, depth=8, ram_style="distributed")
+
+        m.d.comb += [
+            sequencer.i.p.eq(self.i.p), sequencer.i.valid.eq(self.i.valid), self.i.ready.eq(sequencer.i.ready),
+            check.bits.eq(self.i.p.bits), check.launch.eq(self.launch), sequencer.code.eq(check.code),
+            sequencer.launch.eq(self.launch), sequencer.tokens.eq(self.tokens),
+            scoreboard.done.eq(self.done),
+            self.error.eq(sequencer.error), self.ended.eq(sequencer.ended), self.issue.eq(sequencer.issue),
+            self.finished.eq(sequencer.ended & scoreboard.empty), self.oldest.eq(scoreboard.oldest),
+        ]
+        connect(m, sequencer.o_order, scoreboard.i)
+        connect(m, sequencer.o_plan, expander.i)
+        connect(m, sequencer.o_record, records.i)
+        connect(m, records.o, self.o_record)
+        for source, sink in zip(expander.o_jobs, self.o_jobs):
+            connect(m, source, sink)
+        for unit, (shape, depth) in _COMMANDS.items():
+            m.submodules[f"{unit}_station"] = station = Station(shape, depth=depth)
+            m.d.comb += station.done_counts.eq(scoreboard.done_counts)
+            connect(m, getattr(sequencer, f"o_{unit}"), station.i)
+            connect(m, station.o, getattr(self, f"o_{unit}"))
+        return m

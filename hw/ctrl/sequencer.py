@@ -1,0 +1,184 @@
+"""Walks through the program: judges a descriptor, issues it to its unit, plans its memory reads, goes on to the next.
+
+::
+
+    i --> wait for the verdict --+--> END: stop here
+                                 +--> bad: report, stop here
+                                 +--> scoreboard --> station of its unit --> (V sink) record --> read plans --> next
+
+A command goes out before its reads, so that the room in the port queues never decides whether a unit may start.
+Rate: about 10 cycles a descriptor, and 4 + n_ports a row of LOAD.
+"""
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .. import isa
+from ..isa import Index, Opcode, Sink, Tokens
+from ..links import AttendCommand, Dest, Launch, MatmulCommand, RecordCommand, scale_beats
+from ..mem.links import ErrorReport, Fetched, LoadCommand
+from ..regs import Error
+from .check import DescriptorCheck, bodies
+from .links import Gated, ReadPlan
+
+__all__ = ["Sequencer"]
+
+_UNIT_OF = {Opcode.LOAD: 0, Opcode.MATMUL: 1, Opcode.VECTOR: 2, Opcode.ATTEND: 3}       # places in scoreboard.UNITS
+
+
+class Sequencer(wiring.Component):
+    """
+    Members
+    -------
+    i : stream of Fetched
+    code : verdict of DescriptorCheck on ``i.p.bits``
+    launch, tokens : constant while a program runs; tokens are the token ids of the 16 lanes
+    o_order : stream of the unit of each descriptor issued
+    o_load, o_matmul, o_vector, o_attend : streams of Gated commands
+    o_record : stream of RecordCommand
+    o_plan : stream of ReadPlan
+    error : OPCODE, SIZE, FETCH (the last descriptor of the program was not END; its index), until a reset
+    ended : END was reached
+    issue : strobe: a descriptor was issued
+
+    Paths: none.
+    """
+
+    def __init__(self, *, n_ports, port_bytes, vector_lanes):
+        self._n_ports, self._port_bytes, self._lanes = n_ports, port_bytes, vector_lanes
+        super().__init__({
+            "i": In(stream.Signature(Fetched)), "code": In(4),
+            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            "o_order": Out(stream.Signature(2)),
+            "o_load": Out(stream.Signature(Gated(LoadCommand))),
+            "o_matmul": Out(stream.Signature(Gated(MatmulCommand))),
+            "o_vector": Out(stream.Signature(Gated(isa.Vector))),
+            "o_attend": Out(stream.Signature(Gated(AttendCommand))),
+            "o_record": Out(stream.Signature(RecordCommand)),
+            "o_plan": Out(stream.Signature(ReadPlan)),
+            "error": Out(ErrorReport), "ended": Out(1), "issue": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        header, body = bodies(self.i.p.bits)
+        load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
+        row = Signal(4)
+        last_row = Signal(4)
+        m.d.comb += last_row.eq(Mux(load.index == Index.NONE, 0, self.launch.n_tokens - 1))
+        self._commands(m, header, load, matmul, vector, attend, last_row)
+        self._plan(m, header, load, matmul, attend, row)
+
+        outputs = {Opcode.LOAD: self.o_load, Opcode.MATMUL: self.o_matmul, Opcode.VECTOR: self.o_vector,
+                   Opcode.ATTEND: self.o_attend}
+        waited = Signal(range(DescriptorCheck.LATENCY + 1))
+        with m.FSM():
+            with m.State("JUDGE"):
+                with m.If(self.i.valid):
+                    m.d.sync += waited.eq(waited + 1)
+                with m.If(waited == DescriptorCheck.LATENCY):
+                    m.d.sync += [waited.eq(0), row.eq(0)]
+                    with m.If(self.code != Error.NONE):
+                        m.d.sync += self.error.code.eq(self.code)
+                        m.next = "FAILED"
+                    with m.Elif(header.opcode == Opcode.END):
+                        m.next = "ENDED"
+                    with m.Else():
+                        m.next = "ORDER"
+            with m.State("ORDER"):
+                m.d.comb += self.o_order.valid.eq(1)
+                with m.If(self.o_order.ready):
+                    m.next = "COMMAND"
+            with m.State("COMMAND"):
+                with m.Switch(header.opcode.as_value()):
+                    for opcode, output in outputs.items():
+                        with m.Case(opcode.value):
+                            m.d.comb += output.valid.eq(1)
+                            with m.If(output.ready):
+                                m.d.comb += self.issue.eq(1)
+                                m.next = "NEXT" if opcode is Opcode.VECTOR else "PLAN"
+                                if opcode is Opcode.VECTOR:
+                                    with m.If(vector.sink == Sink.V):
+                                        m.next = "RECORD"
+            with m.State("RECORD"):
+                m.d.comb += self.o_record.valid.eq(1)
+                with m.If(self.o_record.ready):
+                    m.next = "NEXT"
+            with m.State("PLAN"):
+                m.d.comb += self.o_plan.valid.eq(1)
+                with m.If(self.o_plan.ready):
+                    m.d.sync += row.eq(row + 1)
+                    with m.If((header.opcode != Opcode.LOAD) | (row == last_row)):
+                        m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.comb += self.i.ready.eq(~self.i.p.last)
+                with m.If(self.i.p.last):
+                    m.d.sync += self.error.code.eq(Error.FETCH)
+                    m.next = "FAILED"
+                with m.Else():
+                    m.next = "JUDGE"
+            with m.State("FAILED"):
+                m.d.comb += self.error.valid.eq(1)
+            with m.State("ENDED"):
+                m.d.comb += self.ended.eq(1)
+        with m.Switch(header.opcode.as_value()):
+            for opcode, unit in _UNIT_OF.items():
+                with m.Case(opcode.value):
+                    m.d.comb += self.o_order.p.eq(unit)
+        m.d.comb += self.error.index.eq(self.i.p.index)
+        return m
+
+    def _commands(self, m, header, load, matmul, vector, attend, last_row):
+        """What each unit is told; valid is given elsewhere."""
+        outputs = {0: self.o_load, 1: self.o_matmul, 2: self.o_vector, 3: self.o_attend}
+        for output in outputs.values():
+            m.d.comb += [getattr(output.p.waits, unit).eq(getattr(header, f"wait_{unit}"))
+                         for unit in ("load", "matmul", "vector", "attend")]
+        command = self.o_load.p.command
+        m.d.comb += [command.n_words.eq(load.n_words), command.d_base.eq(load.d_base), command.d_stride.eq(load.d_stride),
+                     command.n_rows.eq(last_row + 1)]
+        command = self.o_matmul.p.command
+        m.d.comb += [command.n_row_groups.eq(matmul.n_row_groups), command.n_col_blocks.eq(matmul.n_col_blocks),
+                     command.planes.eq(matmul.planes), command.bank.eq(matmul.bank),
+                     command.n_lanes.eq(Mux(matmul.tokens == Tokens.LAST, 1, self.launch.n_tokens))]
+        m.d.comb += self.o_vector.p.command.eq(vector)
+        command = self.o_attend.p.command
+        m.d.comb += [command.group.eq(attend.group), command.head_words.eq(attend.head_words),
+                     command.bank.eq(attend.bank)]
+        record = self.o_record.p
+        head_shift = (self._port_bytes // self._lanes).bit_length() - 1
+        m.d.comb += [record.offset.eq(vector.addr), record.port_stride.eq(vector.port_stride),
+                     record.head_words.eq(vector.n_words >> head_shift), record.index.eq(self.i.p.index)]
+
+    def _plan(self, m, header, load, matmul, attend, row):
+        """What is read, on every port; of a LOAD, row ``row``."""
+        plan = self.o_plan.p
+        beat_shift = (4 * self._lanes // (self._n_ports * self._port_bytes)).bit_length() - 1
+        ports_log2 = self._n_ports.bit_length() - 1
+        position = Signal(17)
+        m.d.comb += [position.eq(self.launch.first_position + row), plan.index.eq(self.i.p.index)]
+        with m.Switch(header.opcode.as_value()):
+            with m.Case(Opcode.LOAD.value):
+                m.d.comb += [
+                    plan.addr.eq(load.addr), plan.port_stride.eq(load.port_stride), plan.dest.eq(Dest.LOADER),
+                    plan.factor_b.eq(load.index_stride), plan.scaled.eq(1), plan.beats.eq(load.n_words << beat_shift),
+                ]
+                with m.If(load.index == Index.TOKEN):
+                    m.d.comb += plan.factor_a.eq(Array(self.tokens)[row])
+                with m.Elif(load.index == Index.POSITION):
+                    m.d.comb += plan.factor_a.eq(position)
+            with m.Case(Opcode.MATMUL.value):
+                m.d.comb += [
+                    plan.addr.eq(matmul.addr), plan.port_stride.eq(matmul.port_stride), plan.dest.eq(Dest.MATMUL),
+                    plan.factor_a.eq(matmul.n_row_groups), plan.factor_b.eq(matmul.n_col_blocks * matmul.planes),
+                ]
+            with m.Default():
+                # Port p holds ceil((first_position - p) / n_ports) past records: some ports hold one more than others.
+                m.d.comb += [
+                    plan.addr.eq(attend.addr), plan.port_stride.eq(attend.port_stride), plan.dest.eq(Dest.ATTEND),
+                    plan.factor_a.eq(self.launch.first_position >> ports_log2),
+                    plan.factor_b.eq((attend.head_words << 1) + scale_beats(self._port_bytes)),
+                    plan.beats.eq(plan.factor_b), plan.n_longer.eq(self.launch.first_position[:ports_log2]),
+                    plan.cache.eq(1),
+                ]

@@ -1,0 +1,40 @@
+"""The queue before a unit: its head is offered when the units it waits for have come far enough."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..stream import Queue, connect
+from .links import Gated, Waits
+
+__all__ = ["Station"]
+
+
+class Station(wiring.Component):
+    """A queue of ``depth`` commands of ``shape``; the head appears on ``o`` when ``done_counts`` >= its waits, unit by unit.
+
+    ``done_counts`` never falls (but for a reset of all). Paths: none. Latency: 3 cycles; from the last count to ``o``: 1 cycle.
+    Rate: a command every 2 cycles.
+    """
+
+    def __init__(self, shape, *, depth):
+        self._shape, self._depth = shape, depth
+        super().__init__({
+            "i": In(stream.Signature(Gated(shape))),
+            "o": Out(stream.Signature(shape)),
+            "done_counts": In(Waits),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.queue = queue = Queue(Gated(self._shape), depth=self._depth, ram_style="distributed")
+        connect(m, wiring.flipped(self.i), queue.i)
+        head, go = queue.o.p, Signal()
+        met = [getattr(self.done_counts, unit) >= getattr(head.waits, unit) for unit in ("load", "matmul", "vector", "attend")]
+        leave = Signal()
+        m.d.comb += [
+            self.o.valid.eq(go), self.o.p.eq(head.command),
+            leave.eq(go & self.o.ready), queue.o.ready.eq(leave),
+        ]
+        m.d.sync += go.eq(queue.o.valid & met[0] & met[1] & met[2] & met[3] & ~leave)
+        return m

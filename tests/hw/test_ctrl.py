@@ -1,0 +1,149 @@
+# amaranth: UnusedElaboratable=no
+"""Control: registers, run, dispatch; with the real memory side and units played by the bench."""
+
+import pytest
+from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from celosia.hw import isa
+from celosia.hw.config import AccelConfig
+from celosia.hw.configs import duo, kv260
+from celosia.hw.ctrl.check import DescriptorCheck
+from celosia.hw.ctrl.control import RunControl
+from celosia.hw.ctrl.dispatch import Dispatch
+from celosia.hw.ctrl.expand import ReadExpander
+from celosia.hw.ctrl.registers import Registers
+from celosia.hw.links import AttendCommand, Launch, MatmulCommand, RecordCommand
+from celosia.hw.mem.axi import AxiLite, AxiRead, AxiWrite
+from celosia.hw.mem.fetch import DescriptorFetch
+from celosia.hw.mem.links import LoadCommand, WriteWord
+from celosia.hw.mem.reader import PortReader
+from celosia.hw.mem.share import ReadShare
+from celosia.hw.mem.writer import PortWriter
+from celosia.hw.regs import ADDRESS_BITS
+from celosia.sim_tb.run import simulate
+
+CHECK_SIZES = ("token_lanes", "vector_lanes", "engine_rows", "columns", "port_bytes", "max_columns", "accumulator_bits",
+               "x_words", "p_words", "max_queries", "max_head_words")
+COMMANDS = {"load": LoadCommand, "matmul": MatmulCommand, "vector": isa.Vector, "attend": AttendCommand}
+DESTS = ("loader", "matmul", "attend")
+# One port, as narrow as can be, and a writer's port as wide as a vector word.
+solo = AccelConfig(name="solo", n_ports=1, port_bytes=8, token_lanes=4, vector_lanes=2, max_columns=640, max_row_groups=32,
+                   x_words=600, p_words=300, query_lanes=1, max_queries=16, max_head_words=5, max_positions=200,
+                   queue_beats=32, burst_beats=8, read_outstanding=3)
+
+
+def sizes(config, names):
+    return {name: getattr(config, name) for name in names}
+
+
+class Control(wiring.Component):
+    """An accelerator without units: their commands, data and done strobes are ports."""
+
+    def __init__(self, config):
+        self._config = config
+        beat = stream.Signature(8 * config.port_bytes)
+        port = {"addr_bits": config.addr_bits, "port_bytes": config.port_bytes}
+        super().__init__({
+            "bus": In(AxiLite(addr_bits=ADDRESS_BITS)), "irq": Out(1),
+            "axi": Out(AxiRead(**port)).array(config.n_ports), "axi_w": Out(AxiWrite(**port)),
+            **{f"o_{unit}": Out(stream.Signature(shape)) for unit, shape in COMMANDS.items()},
+            "o_record": Out(stream.Signature(RecordCommand)),
+            **{f"o_data_{dest}": Out(beat).array(config.n_ports) for dest in DESTS},
+            "i_write": In(stream.Signature(WriteWord(config.port_bytes))),
+            "done": In(4), "units_idle": In(1), "unit_reset": Out(1), "launch": Out(Launch),
+            "topk_index": Out(9), "topk_token": In(32), "topk_logit": In(32), "topk_count": In(16),
+        })
+
+    def elaborate(self, platform):
+        config, m = self._config, Module()
+        port = {"addr_bits": config.addr_bits, "port_bytes": config.port_bytes}
+        m.submodules.registers = registers = Registers(digest=int(config.digest, 16))
+        m.submodules.control = control = RunControl(n_reports=config.n_ports + 3, token_lanes=config.token_lanes,
+                                                    max_positions=config.max_positions)
+        m.submodules.dispatch = dispatch = ResetInserter(control.unit_reset)(
+            Dispatch(n_ports=config.n_ports, **sizes(config, CHECK_SIZES)))
+        m.submodules.fetch = fetch = DescriptorFetch(**port)
+        m.submodules.share = share = ReadShare(**port)
+        m.submodules.writer = writer = PortWriter(**port)
+        readers = []
+        for p in range(config.n_ports):
+            m.submodules[f"reader{p}"] = reader = PortReader(
+                **port, queue_beats=config.queue_beats, burst_beats=config.burst_beats,
+                read_outstanding=config.read_outstanding)
+            readers.append(reader)
+            connect(m, dispatch.o_jobs[p], reader.i_job)
+            connect(m, reader.axi, share.a if p == 0 else flipped(self.axi[p]))
+            for dest in DESTS:
+                connect(m, getattr(reader, f"o_{dest}"), flipped(getattr(self, f"o_data_{dest}")[p]))
+            m.d.comb += [reader.windows.eq(registers.windows), reader.flush.eq(control.flush)]
+        connect(m, fetch.axi, share.b)
+        connect(m, share.axi, flipped(self.axi[0]))
+        connect(m, writer.axi, flipped(self.axi_w))
+        connect(m, flipped(self.i_write), writer.i)
+        connect(m, fetch.o, dispatch.i)
+        connect(m, flipped(self.bus), registers.bus)
+        for unit in (*COMMANDS, "record"):
+            connect(m, getattr(dispatch, f"o_{unit}"), flipped(getattr(self, f"o_{unit}")))
+
+        for name in ("start", "reset", "clear_done", "n_tokens", "first_position", "program_count", "watchdog_cycles"):
+            m.d.comb += getattr(control, name).eq(getattr(registers, name))
+        for name in ("busy", "done", "error", "draining", "error_code", "error_index", "running", "clear_counters"):
+            m.d.comb += getattr(registers, name).eq(getattr(control, name))
+        for report, unit in zip(control.reports, (dispatch, fetch, writer, *readers)):
+            m.d.comb += report.eq(unit.error)
+        beats = Cat(reader.count_beat for reader in readers).any()
+        strobes = registers.strobes
+        m.d.comb += [
+            writer.windows.eq(registers.windows), writer.flush.eq(control.flush),
+            fetch.windows.eq(registers.windows), fetch.flush.eq(control.flush | dispatch.ended),
+            fetch.start.eq(control.fetch_start), fetch.program_offset.eq(registers.program_offset),
+            fetch.program_count.eq(registers.program_count),
+            dispatch.launch.eq(control.launch), dispatch.tokens.eq(registers.tokens), dispatch.done.eq(self.done),
+            control.finished.eq(dispatch.finished), control.oldest.eq(dispatch.oldest),
+            control.units_idle.eq(self.units_idle),
+            control.ports_idle.eq(Cat(unit.idle for unit in (fetch, writer, *readers)).all()),
+            control.progress.eq(beats | fetch.count_beat | writer.count_beat | dispatch.issue | self.done.any()),
+            strobes.descriptors.eq(dispatch.issue), strobes.write_beats.eq(writer.count_beat),
+            strobes.fetch_beats.eq(fetch.count_beat),
+            strobes.port0_full.eq(readers[0].count_full), strobes.port0_idle.eq(readers[0].count_idle),
+            self.irq.eq(registers.irq), self.unit_reset.eq(control.unit_reset), self.launch.eq(control.launch),
+            self.topk_index.eq(registers.topk_index), registers.topk_token.eq(self.topk_token),
+            registers.topk_logit.eq(self.topk_logit), registers.topk_count.eq(self.topk_count),
+        ]
+        for p, reader in enumerate(readers):
+            m.d.comb += getattr(strobes, f"port{p}_beats").eq(reader.count_beat)
+        return m
+
+
+PARAMETERS = (*CHECK_SIZES, "n_ports", "max_positions", "digest", "burst_beats")
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("config", [solo, duo], ids=lambda config: config.name)
+def test_control(config):
+    tests = ["registers_keep_values", "candidates_are_read", "runs_programs", "waits_are_kept", "launch_errors",
+             "bad_descriptors", "program_without_end", "memory_errors", "silent_memory", "unit_that_hangs",
+             "reset_in_a_run"]
+    simulate(Control(config), "celosia.sim_tb.tb_ctrl", name=f"control_{config.name}",
+             parameters=sizes(config, PARAMETERS), testcase=tests)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("config", [solo, kv260], ids=lambda config: config.name)
+def test_check(config):
+    simulate(DescriptorCheck(**sizes(config, CHECK_SIZES)), "celosia.sim_tb.tb_ctrl", name=f"check_{config.name}",
+             parameters=sizes(config, PARAMETERS), testcase="judges_as_written")
+
+
+@pytest.mark.parametrize("make, sentence", [
+    (lambda: RunControl(n_reports=0, token_lanes=4, max_positions=9), "n_reports must be a positive integer, not 0"),
+    (lambda: RunControl(n_reports=1, token_lanes=17, max_positions=9), "token_lanes must be an integer of 1 to 16, not 17"),
+    (lambda: RunControl(n_reports=1, token_lanes=1, max_positions=1 << 17), "max_positions must be an integer of 1 to 65536"),
+    (lambda: Registers(digest=1 << 32), "digest must be an integer of 32 bits"),
+    (lambda: ReadExpander(n_ports=3), "n_ports must be 1, 2 or 4, not 3"),
+])
+def test_rejects_bad_sizes(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()

@@ -25,7 +25,8 @@ class ActivationMemory(wiring.Component):
     max_words : int
         Longest vector in words.
 
-    Members: ``write_*`` and ``read_*`` name a word by bank, lane and number; ``data`` follows a read after ``LATENCY`` cycles.
+    Members: ``write_*`` and ``read_*`` name a word by bank, lane and number; ``data`` follows a read after ``LATENCY``
+    cycles.
     """
 
     LATENCY = 2

@@ -4,7 +4,8 @@
                               the sum that it adds to is back in its place,
                               and, if its sum will be finished, there is room for it among the finished sums.
 
-Loops: row block, plane, column block, row group. Rate: a beat a cycle, also from block to block and from command to command.
+Loops: row block, plane, column block, row group. Rate: a beat a cycle, also from block to block and from command to
+command.
 """
 
 from amaranth.hdl import Cat, Module, Signal
@@ -26,8 +27,8 @@ class BeatControl(wiring.Component):
     max_col_blocks, max_row_groups, token_lanes : int
         As in the engine; ``max_row_groups`` is a power of two.
 
-    Members: ``i_limits`` is taken with the last beat of its command; ``tag`` is valid in the cycle in which a beat is accepted.
-    ``count_*`` strobe one cycle late. Paths: none from ``weights_valid`` to ``weights_ready``.
+    Members: ``i_limits`` is taken with the last beat of its command; ``tag`` is valid in the cycle in which a beat is
+    accepted. ``count_*`` strobe one cycle late. Paths: none from ``weights_valid`` to ``weights_ready``.
     """
 
     def __init__(self, *, max_col_blocks, max_row_groups, token_lanes):

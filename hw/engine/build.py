@@ -1,11 +1,11 @@
 """Build control: reads the activations of the next column block and has the table builders make its tables.
 
-    command ──► for row block, plane, column block, round of lanes: read C activations ──► staging ──► 14 steps ──► tables
+    command ──► for row block, plane, column block, round of lanes: read C activations ──► staging ──► 14 steps
             └─► limits, for the beats
 
-All builders work in step, each on a lane of its own: round k builds the token lanes k * table_builders and up. There are two
-halves of tables; a half is taken for a column block when its first round begins and given back when the last beat of the
-block was accepted. Rate: a round in max(14, C / L + 3) cycles.
+All builders work in step, each on a lane of its own: round k builds the token lanes k * table_builders and up. There
+are two halves of tables; a half is taken for a column block when its first round begins and given back when the last
+beat of the block was accepted. Rate: a round in max(14, C / L + 3) cycles.
 """
 
 from amaranth.hdl import Cat, Module, Signal
@@ -27,6 +27,9 @@ _STEPS = len(WALK)
 # `built` may strobe in an earlier step, and must not be earlier than the beats are late.
 _EARLY = BeatDecode.LATENCY - TableBuilder.LATENCY - LaneDot.WRITE_LATENCY + 1
 _BUILT_STEP = _STEPS - 1 - max(0, min(_EARLY, _STEPS - 1))
+# After the last beat of a block was accepted: `used` takes a cycle, `free` one and `load` one until the first step of
+# the next tables in the same half. The beat's own look-up must not be later than their first entry.
+assert 3 + TableBuilder.LATENCY + LaneDot.WRITE_LATENCY >= BeatDecode.LATENCY + 1
 
 
 def _moves():
@@ -48,8 +51,9 @@ class BuildControl(wiring.Component):
     max_words, max_col_blocks, max_row_groups, token_lanes, table_builders : int
         As in the engine.
 
-    Members: ``read_*`` to the activation memories, ``shift`` and ``step`` to the builders, ``table_*`` to the lanes of round
-    ``table_round``. ``built`` strobes when a column block's tables may be used, ``used`` when they are no longer needed.
+    Members: ``read_*`` to the activation memories, ``shift`` and ``step`` to the builders, ``table_*`` to the lanes of
+    round ``table_round``. ``built`` strobes when a column block's tables may be used, ``used`` when they are no longer
+    needed.
     """
 
     def __init__(self, *, block_words, max_words, max_col_blocks, max_row_groups, token_lanes, table_builders):

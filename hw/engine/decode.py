@@ -3,8 +3,9 @@
     byte ──► high trits (9 thresholds) ──► low part = byte - 27 high ──► 5 trits ──┐
     byte ──►                                                                     ──┴─► (entry, sign) a group of 3
 
-A byte is 27 h + l with h = w3' + 3 w4' and l = w0' + 3 w1' + 9 w2' (w' = w + 1). A group of three columns may take trits of two
-bytes. Rate: a beat a cycle. Latency: ``BeatDecode.LATENCY`` cycles. Bytes above 242 give some trits or other.
+A byte is 27 h + l with h = w3' + 3 w4' and l = w0' + 3 w1' + 9 w2' (w' = w + 1). A group of three columns may take
+trits of two bytes. Rate: a beat a cycle. Latency: ``BeatDecode.LATENCY`` cycles. Bytes above 242 give some trits or
+other.
 """
 
 from amaranth.hdl import Cat, Const, Module, Signal

@@ -1,10 +1,10 @@
 """Drain: finished sums to words of L sums of one token lane.
 
-    row blocks ──► for each token lane, for each row group ──► finished sums of all lanes ──► choose a lane ──► L sums ──► o
+    row blocks ──► for each token lane, row group ──► finished sums of all lanes ──► choose a lane ──► L sums ──► o
 
-The order is row block, token lane, word. Row groups are taken as soon as they have landed, so that the sums of the first lane
-leave while the last column block still streams. With L < R a row group gives R / L words, with L > R it takes L / R row
-groups to make one. Rate: one row group, or one word where that is less, a cycle.
+The order is row block, token lane, word. Row groups are taken as soon as they have landed, so that the sums of the
+first lane leave while the last column block still streams. With L < R a row group gives R / L words, with L > R it
+takes L / R row groups to make one. Rate: one row group, or one word where that is less, a cycle.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
@@ -27,9 +27,9 @@ class Drain(wiring.Component):
     vector_lanes, token_lanes, engine_rows, accumulator_bits, max_row_groups : int
         As in the engine. Rows and vector lanes divide one another.
 
-    Members: ``i_block`` in the order of the beats; ``landed`` strobes when a row group is written at ``finish_addr``; ``freed`` when
-    its place may be used again. ``sums`` are the lanes' words of the last ``read_en``. ``done`` strobes after the last word
-    of a command was taken. Paths: none between ``o`` and the rest.
+    Members: ``i_block`` in the order of the beats; ``landed`` strobes when a row group is written at ``finish_addr``;
+    ``freed`` when its place may be used again. ``sums`` are the lanes' words of the last ``read_en``. ``done`` strobes
+    after the last word of a command was taken. Paths: none between ``o`` and the rest.
     """
 
     def __init__(self, *, vector_lanes, token_lanes, engine_rows, accumulator_bits, max_row_groups):

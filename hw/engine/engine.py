@@ -11,9 +11,9 @@
                                                   └───────────────────────────────┼──────┘
      o, done  ◄── drain ◄─────────────────────────────────────────────────────────┘
 
-The activations of a column block of C columns stay in the tables while the row groups of the row block stream by, one beat of
-R rows x C columns a cycle. Rate: a column block takes max(row groups, 14 rounds of lanes) cycles. Latency: the first sums of a
-row block leave ``latency`` + 5 cycles after the first beat of its last column block.
+The activations of a column block of C columns stay in the tables while the row groups of the row block stream by, one
+beat of R rows x C columns a cycle. Rate: a column block takes max(row groups, 14 x rounds of lanes) cycles. Latency:
+the last word of a single lane leaves about 20 cycles after the last beat.
 """
 
 from amaranth.hdl import Cat, Module, Signal
@@ -60,10 +60,12 @@ class MatmulEngine(wiring.Component):
     -------
     i_command : commands, run in order; every count is at least 1 and within the sizes above.
     i_weights : beats, the bytes of port 0 lowest. Paths: none from valid to ready.
-    i_act : words for activation bank ``bank`` of lane ``token``; always ready. A bank must not be written while a command
-        that reads it is not done.
-    o : sums, in the order row block, token lane, word. done : the last word of a command was taken, one cycle ago.
-    count_busy, count_wait_weights, count_wait_tables, count_wait_drain : a beat was accepted, or why not, one cycle ago.
+    i_act : words for activation bank ``bank`` of lane ``token``; always ready. A bank must not be written while a
+        command that reads it is not done.
+    o : sums, in the order row block, token lane, word.
+    done : the last word of a command was taken, one cycle ago.
+    count_busy, count_wait_weights, count_wait_tables, count_wait_drain : a beat was accepted, or why not, one cycle
+        ago.
     """
 
     def __init__(self, *, vector_lanes, token_lanes, engine_rows, beat_bytes, max_columns, max_row_groups,

@@ -10,8 +10,9 @@
       │   ...                │   ──┘
       └──────────────────────┘
 
-    -t = ~t + 1: where a group is to be negated, its sum is inverted on the way into the adder, and the 1 becomes the carry
-    into some adder of the tree. There is one adder less than groups, so one carry is left: dot product = dot + carry.
+    -t = ~t + 1: where a group is to be negated, its sum is inverted on the way into the adder, and the 1 becomes the
+    carry into some adder of the tree. There is one adder less than groups, so one carry is left: dot product = dot +
+    carry.
 
 The module has no constant of its own lane: all lanes of an engine are the same. Rate: a beat a cycle.
 """
@@ -33,13 +34,12 @@ class LaneDot(wiring.Component):
     engine_rows, columns : int
         Rows and columns of a beat.
 
-    Members: ``codes`` and the table ``half`` they are meant for; ``dots`` and ``carries`` of the rows ``latency`` cycles later.
-    ``table_en`` writes ``entries`` at ``table_addr`` (half, entry): a beat that is given ``WRITE_LATENCY`` or more cycles later
-    finds them.
+    Members: ``codes`` and the table ``half`` they are meant for; ``dots`` and ``carries`` of the rows ``latency``
+    cycles later. ``table_en`` writes ``entries`` at ``table_addr`` (half, entry): codes that are given
+    ``WRITE_LATENCY`` or more cycles later find them.
     """
 
     WRITE_LATENCY = 1
-    LOOKUP_LATENCY = 1      # cycles from ``codes`` to the look-up
 
     def __init__(self, *, engine_rows, columns):
         self._rows, self._sizes = engine_rows, group_sizes(columns)

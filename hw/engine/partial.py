@@ -12,8 +12,9 @@
     drain_addr ──►│ two row blocks├──► drained
                   └───────────────┘
 
-Finished sums go to an array of their own, so that they leave while the partial sums of the next rows are under way: neither
-array ever has more than one reader. Rate: a row group a cycle; the same row group again after ``TURNAROUND`` cycles.
+Finished sums go to an array of their own, so that they leave while the partial sums of the next rows are under way:
+neither array ever has more than one reader. Rate: a row group a cycle; the same row group again after ``TURNAROUND``
+cycles.
 """
 
 from amaranth.hdl import Cat, Module, Signal, signed
@@ -35,9 +36,9 @@ class PartialSums(wiring.Component):
     max_row_groups : int
         Row groups of a row block.
 
-    Members: in the cycle c of ``dots`` and ``carries``: ``read_*`` was given in c - 3, ``keep`` and ``triple`` in c - 1, ``write_en``,
-    ``write_group``, ``finish_en`` and ``finish_addr`` are given in c + 1. ``drained`` holds the sums of the last
-    ``drain_en`` from the next cycle on.
+    Members: in the cycle c of ``dots`` and ``carries``: ``read_*`` was given in c - 3, ``keep`` and ``triple`` in c -
+    1, ``write_en``, ``write_group``, ``finish_en`` and ``finish_addr`` are given in c + 1. ``drained`` holds the sums
+    of the last ``drain_en`` from the next cycle on.
     """
 
     READ_LEAD = 3

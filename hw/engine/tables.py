@@ -2,7 +2,7 @@
 
     activation words ──► staging (C activations) ──► work ──► a group: s <- s +- one of its three ──► entries
 
-In 14 steps (:data:`WALK`) every group of the row makes its 14 entries, all groups at once, one entry a cycle. Staging fills
+In 14 steps (``WALK``) every group of the row makes its 14 entries, all groups at once, one entry a cycle. Staging fills
 with the next lane's activations while this lane is built.
 """
 
@@ -25,9 +25,9 @@ class TableBuilder(wiring.Component):
     columns : int
         Activations of a column block, a multiple of ``vector_lanes``.
 
-    Members: ``word`` enters the staging register when ``shift`` is set, the first word of a block first. ``step`` is obeyed in
-    the cycle in which it is given, except that ``load`` takes staging over for the next cycle's step. ``entries`` follow their
-    step after ``LATENCY`` cycles; group g uses the low ``entry_bits`` of element g.
+    Members: ``word`` enters the staging register when ``shift`` is set, the first word of a block first. ``step`` is
+    obeyed in the cycle in which it is given, except that ``load`` takes staging over for the next cycle's step.
+    ``entries`` follow their step after ``LATENCY`` cycles; group g uses the low ``entry_bits`` of element g.
     """
 
     LATENCY = 2

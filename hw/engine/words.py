@@ -1,8 +1,8 @@
 """Words that travel inside the matmul engine, and the one table that its builder and its decoder share.
 
-A group of three columns with weights (w0, w1, w2) needs the sum w0 a + w1 b + w2 c. With v = w0 + 3 w1 + 9 w2 the sums of v
-and -v are opposite, so a table holds entries 0 .. 13 = abs(v) and the sign of v says whether to negate. The builder walks
-through the entries so that each differs from the one before by one activation, added or taken away.
+A group of three columns with weights (w0, w1, w2) needs the sum w0 a + w1 b + w2 c. With v = w0 + 3 w1 + 9 w2 the sums
+of v and -v are opposite, so a table holds entries 0 .. 13 = abs(v) and the sign of v says whether to negate. The
+builder walks through the entries so that each differs from the one before by one activation, added or taken away.
 """
 
 from amaranth.hdl import unsigned
@@ -55,8 +55,8 @@ class Limits(data.StructLayout):
 class BeatTag(data.StructLayout):
     """What goes down the pipeline with a beat.
 
-    ``half`` of the tables; ``keep`` adds to the sum so far and ``triple`` to three times it; ``drains`` says that the sum is
-    complete; ``group`` is the row group within its block.
+    ``half`` of the tables; ``keep`` adds to the sum so far and ``triple`` to three times it; ``drains`` says that the
+    sum is complete; ``group`` is the row group within its block.
     """
     def __init__(self, max_row_groups):
         super().__init__({"valid": 1, "half": 1, "keep": 1, "triple": 1, "drains": 1,

@@ -316,9 +316,9 @@ class Bench:
             assert await self.host.read("STATUS") == 0 and await self.host.read("ERROR_CODE") == 0
             assert not self.dut.irq.value
 
-    async def runs(self, descriptors, launch, tokens=(), *, limit_cycles=20_000):
+    async def runs(self, descriptors, launch, tokens=(), *, count=None, limit_cycles=20_000):
         """The run is good and everything about it is as the functions above say."""
-        await self.start(descriptors, launch, tokens)
+        await self.start(descriptors, launch, tokens, count=count)
         before = self.before
         status = await self.end(limit_cycles)
         code, index = await self.host.read("ERROR_CODE"), await self.host.read("ERROR_INDEX")
@@ -547,10 +547,17 @@ async def program_without_end(dut):
     await bench.fails(Error.FETCH, 4)
     await bench.recovered()
     # More descriptors than there are: END stops it all the same.
-    await bench.start([IDLE] * 5 + [raw(Opcode.END)], LAUNCH, count=40)
-    assert (await bench.end())["done"]
-    bench.stop_units()
-    await bench.recovered()
+    for count in (40, 0x10000):
+        await bench.start([IDLE] * 5 + [raw(Opcode.END)], LAUNCH, count=count)
+        assert (await bench.end())["done"]
+        bench.stop_units()
+        await bench.recovered()
+    # Nor is what lies beyond END ever missed: here the window ends there.
+    await bench.host.write64("MODEL_SIZE", PROGRAM + 64 * 9)
+    for count in (9, 10, 40):
+        await bench.runs([IDLE] * 8 + [raw(Opcode.END)], LAUNCH, count=count)
+    await bench.start([IDLE] * 12 + [raw(Opcode.END)], LAUNCH)
+    await bench.fails(Error.READ_WINDOW, 9)
 
 
 @cocotb.test()

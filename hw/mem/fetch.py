@@ -4,14 +4,14 @@
 
     start -> cutter (program_count descriptors, one burst each) -> issue -> AR ..memory.. R -> gather 64 bytes -> [queue 8] -> o
 
-It reads all of program_count; END is for the reader of ``o`` to see, who then flushes what was read in vain.
+It stops at END or after program_count descriptors; what was asked for beyond END is thrown away.
 """
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import DESCRIPTOR_BYTES
+from ..isa import DESCRIPTOR_BYTES, Header, Opcode
 from ..regs import Error
 from ..stream import Queue, connect
 from .axi import AxiRead
@@ -56,7 +56,8 @@ class DescriptorFetch(wiring.Component):
         cleared = ResetInserter(self.flush)
         beats_log2 = self._burst_beats.bit_length() - 1
         room_beats = _AHEAD * self._burst_beats
-        m.submodules.cutter = cutter = cleared(BurstCutter(
+        stop = Signal()
+        m.submodules.cutter = cutter = ResetInserter(self.flush | stop)(BurstCutter(
             port_bytes=self._port_bytes, addr_bits=self._addr_bits, burst_beats=self._burst_beats, tag=0))
         m.submodules.queue = queue = cleared(Queue(Fetched, depth=_AHEAD, ram_style="distributed"))
         connect(m, queue.o, self.o)
@@ -72,7 +73,8 @@ class DescriptorFetch(wiring.Component):
             cutter.windows.eq(self.windows),
             cutter.i.valid.eq(self.start), cutter.i.p.offset.eq(self.program_offset),
             cutter.i.p.beats.eq(self.program_count << beats_log2),
-            issue.eq(burst.valid & ~burst.p.bad & (burst.p.beats <= room) & (~ar.valid | ar.ready) & ~self.flush),
+            issue.eq(burst.valid & ~burst.p.bad & (burst.p.beats <= room) & (~ar.valid | ar.ready)
+                     & ~self.flush & ~stop),
             burst.ready.eq(issue),
         ]
         with m.If(~ar.valid | ar.ready):
@@ -89,9 +91,11 @@ class DescriptorFetch(wiring.Component):
         gathered = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
         beat = Signal(beats_log2)
         index = Signal(16)
-        full, take = Signal(), Signal()
+        header = data.View(Header, gathered[:Header.as_shape().size])
+        full, take, at_end, stopped = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            r.ready.eq(1), take.eq(r.valid & ~self.flush), landed.eq(r.valid & r.p.last),
+            at_end.eq(full & (header.opcode == Opcode.END)), stop.eq(at_end | stopped),
+            r.ready.eq(1), take.eq(r.valid & ~self.flush & ~stop), landed.eq(r.valid & r.p.last),
             queue.i.valid.eq(full), queue.i.p.bits.eq(gathered), queue.i.p.index.eq(index),
             queue.i.p.last.eq(index == last_index),
             leave.eq(queue.o.valid & queue.o.ready),
@@ -104,13 +108,16 @@ class DescriptorFetch(wiring.Component):
 
         with m.If(self.start):
             m.d.sync += last_index.eq(self.program_count - 1)
+        with m.If(at_end):
+            m.d.sync += stopped.eq(1)
         with m.If(self.flush | self.start):
-            m.d.sync += [room.eq(room_beats), asked_beats.eq(0), beat.eq(0), index.eq(0), full.eq(0)]
+            m.d.sync += [stopped.eq(0), room.eq(room_beats), asked_beats.eq(0), beat.eq(0), index.eq(0), full.eq(0)]
 
         m.d.comb += [self.idle.eq(outstanding == 0), self.count_beat.eq(take)]
         with m.If(take & r.p.resp[1]):
             m.d.comb += [self.error.valid.eq(1), self.error.code.eq(Error.AXI_READ), self.error.index.eq(index + full)]
-        with m.Elif(burst.valid & burst.p.bad):
-            m.d.comb += [self.error.valid.eq(~self.flush), self.error.code.eq(Error.READ_WINDOW),
+        with m.Elif(burst.valid & burst.p.bad & (outstanding == 0) & ~full):
+            # Only now is it sure that no END comes before it.
+            m.d.comb += [self.error.valid.eq(~self.flush & ~stop), self.error.code.eq(Error.READ_WINDOW),
                          self.error.index.eq(asked_beats >> beats_log2)]
         return m

@@ -97,7 +97,7 @@ class Control(wiring.Component):
         strobes = registers.strobes
         m.d.comb += [
             writer.windows.eq(registers.windows), writer.flush.eq(control.flush),
-            fetch.windows.eq(registers.windows), fetch.flush.eq(control.flush | dispatch.ended),
+            fetch.windows.eq(registers.windows), fetch.flush.eq(control.flush),
             fetch.start.eq(control.fetch_start), fetch.program_offset.eq(registers.program_offset),
             fetch.program_count.eq(registers.program_count),
             dispatch.launch.eq(control.launch), dispatch.tokens.eq(registers.tokens), dispatch.done.eq(self.done),

@@ -16,7 +16,7 @@ __all__ = ["QuerySlots", "AttentionSizes", "WriteWord", "SliceJob", "QueryWrite"
 EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
 LONGEST_SHIFT = 48      # this and longer give 0
 SHIFT_BITS = 6
-VISIT_GAP = 6           # cycles between two visits of the same running sum
+VISIT_GAP = 5           # cycles between two visits of the same running sum
 
 
 def _power_of_two(value):

@@ -1,8 +1,8 @@
 """The words inside the attention unit, the records it writes, and where a query vector is kept.
 
-A query of token t and head h is kept in *lane* (t + h) mod A at *index* ``QuerySlots.index``: neighbours in the order of
-queries lie in different lanes whatever the size of the group, so that A of them pass at once. A *pass* is one query a lane;
-pass i of a lane is its i-th query in the order t * group + h, and the pass table of a slice says which one that is.
+A query of token t and head h is kept in *lane* (t + h) mod A at *index* ``QuerySlots.index``: the lanes fill evenly whether a
+command has many heads or many tokens, though a query is written before its group is known. A *pass* is one query a lane; pass i of
+a lane is its i-th query in the order t * group + h, and the pass table of a slice says which one that is.
 """
 
 from amaranth.hdl import Cat, Signal, signed, unsigned

@@ -1,8 +1,16 @@
 # amaranth: UnusedElaboratable=no
 """The attention unit on the simulator, at several sizes, and its checks of parameters."""
 
-import pytest
+import math
 
+import pytest
+import torch
+from amaranth.hdl import Const, Module
+from amaranth.sim import Simulator
+
+from celosia.gen.golden import f32
+from celosia.hw.attention.fixed import ToFixed
+from celosia.hw.attention.links import QuerySlots
 from celosia.hw.attention.unit import AttentionUnit
 from celosia.sim_tb.run import simulate
 
@@ -33,6 +41,55 @@ def test_matches_golden(name):
 @pytest.mark.parametrize("name,seed", [("tiny", 2), ("duo", 3), ("kv260", 1)])
 def test_matches_golden_long(name, seed):
     run(name, seed=seed, n_scenarios=21)
+
+
+def test_to_fixed():
+    """Every exponent around the limits, with mantissas that lie on, just below and just above a half."""
+    mantissas = [0, 1, 2, 0x3FFFFF, 0x400000, 0x400001, 0x7FFFFE, 0x7FFFFF] + [1 << n for n in range(3, 22)] \
+        + [3 << n for n in range(22)]
+    bits = [sign << 31 | exponent << 23 | mantissa for sign in (0, 1)
+            for exponent in (0, 1, *range(105, 145), 200, 254, 255) for mantissa in mantissas]
+    z = f32.mul(f32.from_bits(bits), torch.tensor(65536.0))
+    want = f32.to_int(z, -1 << 30, 1 << 30).tolist()
+    dut, got = ToFixed(), []
+
+    async def bench(ctx):
+        for value in bits + [0] * ToFixed.LATENCY:
+            ctx.set(dut.i, dut.i.shape().from_bits(value))
+            await ctx.tick()
+            got.append(ctx.get(dut.o))
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert got[ToFixed.LATENCY - 1:-1] == want
+    assert {math.copysign(1 << 30, x) for x in want} <= set(want)
+
+
+@pytest.mark.parametrize("token_lanes,query_lanes,max_queries", [(4, 1, 16), (2, 2, 8), (16, 2, 64), (16, 4, 16), (1, 4, 4)])
+def test_queries_have_places_of_their_own(token_lanes, query_lanes, max_queries):
+    """Lane and index name a query, and the queries of a whole chunk fill the lanes evenly, whatever the group."""
+    slots = QuerySlots(token_lanes=token_lanes, query_lanes=query_lanes, max_queries=max_queries)
+
+    def evaluate(value):
+        values = []
+
+        async def bench(ctx):
+            values.append(ctx.get(value))
+        simulator = Simulator(Module())
+        simulator.add_testbench(bench)
+        simulator.run()
+        return values[0]
+
+    places = {(t, h): (evaluate(slots.lane(Const(t, 4), Const(h, 6))), evaluate(slots.index(Const(t, 4), Const(h, 6))))
+              for t in range(token_lanes) for h in range(slots.heads)}
+    assert len(set(places.values())) == max_queries
+    assert all(lane < query_lanes and index < slots.max_passes for lane, index in places.values())
+    if token_lanes % query_lanes == 0:
+        for group in range(1, slots.heads + 1):
+            lanes = [places[t, h][0] for t in range(token_lanes) for h in range(group)]
+            assert {lanes.count(lane) for lane in range(query_lanes)} == {token_lanes * group // query_lanes}
 
 
 @pytest.mark.parametrize("change,sentence", [

@@ -1,4 +1,4 @@
-"""Commands for the command line: ``pack`` and ``verilog``; and the packer that ``run --model`` uses."""
+"""Commands for the command line: ``configs``, ``pack``, ``verilog``; and the packer that ``run --model`` uses."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from .assemble import assemble
 from .manifest import build_manifest
 from .quantise import quantise
 
-__all__ = ["commands", "pack", "packer", "verilog", "verilog_of"]
+__all__ = ["commands", "configs", "pack", "packer", "verilog", "verilog_of"]
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
 _config_option = click.option("--config", "config_name", default="tiny", show_default=True,
@@ -43,6 +43,19 @@ def packer(model, config_name, context=None, progress=None):
 
 def _encoded(assembled):
     return image.encode(assembled.header, assembled.payload)
+
+
+@click.command()
+def configs():
+    """List the configurations."""
+    rows = [("name", "digest", "ports", "token lanes", "vector lanes", "weights a beat", "columns", "positions", "MHz")]
+    for config in CONFIGS.values():
+        rows.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
+                     config.vector_lanes, 5 * config.beat_bytes, config.max_columns, config.max_positions,
+                     f"{config.clock_mhz:g}"))
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip())
 
 
 @click.command()
@@ -144,4 +157,4 @@ def verilog(config_name, output):
     click.echo(f"{folder / name}: {len(text):,} characters, {text.count(chr(10) + 'endmodule')} modules")
 
 
-commands = {"pack": pack, "verilog": verilog}
+commands = {"configs": configs, "pack": pack, "verilog": verilog}

@@ -1,4 +1,4 @@
-"""The verilog command: a text and a manifest, without dates and paths. (The pack command: test_image.py.)"""
+"""The commands configs and verilog. (The pack command: test_image.py.)"""
 
 import hashlib
 import json
@@ -6,7 +6,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from celosia.gen.commands import verilog
+from celosia.gen.commands import configs, verilog
+from celosia.hw.configs import CONFIGS
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,8 @@ def test_unknown_configuration(tmp_path):
     result = CliRunner().invoke(verilog, ["--config", "huge", "-o", str(tmp_path / "x")])
     assert result.exit_code == 1 and not (tmp_path / "x").exists()
     assert "Configuration must be one of tiny, duo, kv260, not 'huge'" in result.output
+
+
+def test_configs_are_listed():
+    lines = CliRunner().invoke(configs).output.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [[config.name, config.digest] for config in CONFIGS.values()]

@@ -87,11 +87,10 @@ class Drain(wiring.Component):
             Signal.like(part, reset_less=True))
         s2_valid, s2_full, s2_ends = Signal(), Signal(reset_less=True), Signal(reset_less=True)
         piece_bits = min(self._lanes, self._rows) * self._bits
-        chosen, s2_piece = Signal(self._rows * self._bits), Signal(piece_bits, reset_less=True)
-        with m.Switch(s1_lane):
-            for t in range(self._tokens):
-                with m.Case(t):
-                    m.d.comb += chosen.eq(self.sums[t])
+        s2_piece = Signal(piece_bits, reset_less=True)
+        chosen = [self.sums[t] for t in range(self._tokens)]
+        for bit in s1_lane:             # a multiplexer of two inputs at a time: four of them fit a LUT
+            chosen = [Mux(bit, odd, even) for even, odd in zip(chosen[::2], chosen[1::2])]
         full = group[:ceil_log2(pieces)] == pieces - 1
         word = Signal(pieces * piece_bits, reset_less=True)
         word_full, ends = Signal(), Signal(reset_less=True)
@@ -100,21 +99,19 @@ class Drain(wiring.Component):
                 s1_valid.eq(step), s1_full.eq(full), s1_ends.eq(self.i_block.ready & block.ends),
                 s1_lane.eq(lane), s1_part.eq(part),
                 s2_valid.eq(s1_valid), s2_full.eq(s1_full), s2_ends.eq(s1_ends),
-                s2_piece.eq(chosen.word_select(s1_part, piece_bits)),
+                s2_piece.eq(chosen[0].word_select(s1_part, piece_bits)),
                 word_full.eq(s2_valid & s2_full), ends.eq(s2_ends),
             ]
             with m.If(s2_valid):
                 m.d.sync += word.eq(Cat(word, s2_piece)[piece_bits:])
 
-        buffered = data.StructLayout({"word": DrainWord(self._lanes), "ends": 1})
-        m.submodules.buffer = buffer = Buffer(buffered)
-        wide = Signal(data.ArrayLayout(signed(32), self._lanes))
-        for k in range(self._lanes):
-            m.d.comb += wide[k].eq(word[k * self._bits:(k + 1) * self._bits].as_signed())
+        narrow = data.ArrayLayout(signed(self._bits), self._lanes)
+        m.submodules.buffer = buffer = Buffer(data.StructLayout({"accs": narrow, "ends": 1}))
         m.d.comb += [
             advance.eq(~word_full | buffer.i.ready),
-            buffer.i.valid.eq(word_full), buffer.i.p.word.acc.eq(wide), buffer.i.p.ends.eq(ends),
-            self.o.valid.eq(buffer.o.valid), self.o.p.eq(buffer.o.p.word), buffer.o.ready.eq(self.o.ready),
+            buffer.i.valid.eq(word_full), buffer.i.p.accs.eq(word), buffer.i.p.ends.eq(ends),
+            self.o.valid.eq(buffer.o.valid), buffer.o.ready.eq(self.o.ready),
+            *(self.o.p.acc[k].eq(buffer.o.p.accs[k]) for k in range(self._lanes)),
         ]
         m.d.sync += self.done.eq(buffer.o.valid & buffer.o.ready & buffer.o.p.ends)
         return m

@@ -238,7 +238,7 @@ async def keeps_its_pace(dut):
     n = 100
     row = {"n_words": n, "block_words": n}
     lanes = bench.size["lanes"]
-    fold = 128 // lanes - 1 + lanes.bit_length() - 1 + 6 * 7
+    fold = f32.SUM_SLOTS // lanes - 1 + lanes.bit_length() - 1 + 6 * 7       # steps, and waits between the levels
     for name, f, overhead in (
             ("X to X", row | {"sink": Sink.X, "d_base": n}, 34), ("X to ACT", row | {"sink": Sink.ACT}, 38),
             ("MATMUL to X", row | {"source": Source.MATMUL, "sink": Sink.X}, 34),
@@ -247,6 +247,13 @@ async def keeps_its_pace(dut):
         found = await bench.cycles(f, random) - n
         dut._log.info(f"{name}: {found} cycles more than words")
         assert found <= overhead, f"{name}: {found} cycles more than words, not {overhead}"
+
+    n_tokens = bench.size["token_lanes"]
+    await bench.launch(n_tokens, random, False)
+    f = {"n_words": 8, "block_words": 8, "x_stride": 8, "reduce": Reduce.ABSMAX}
+    found = await bench.cycles(f, random) - 8 * n_tokens
+    dut._log.info(f"ABSMAX of {n_tokens} rows: {found} cycles more than words")
+    assert found <= 52 + 15 * (n_tokens - 1), f"ABSMAX of {n_tokens} rows: {found} cycles more than words"
 
 
 def compare(name, found, expected):

@@ -6,7 +6,8 @@
         for t in tokens:              # x_row, p_row, d_row: base + t * stride, by adding
             for i in block:
                 issue (x_row + i, p_row + i, d_row + i)
-        (a reducing row waits here until its scalar registers are written)
+        (after a row that is summed: until its scalar registers are written; one whose magnitude is
+         sought: row_spacing cycles, so that the scalar unit takes one row after the other)
 
     IDLE -> SETUP -> SKIP* -> BLOCK -> RUN ... -> ROW -> (RUN or BLOCK or) DRAIN -> IDLE
               |        |        |       |          |                         |
@@ -31,7 +32,8 @@ __all__ = ["Issue"]
 
 
 class Issue(wiring.Component):
-    """Parameters: ``quant_room``, ``topk_room``: words that the two output queues hold.
+    """Parameters: ``quant_room``, ``topk_room``: words that the two output queues hold; ``row_spacing``: least number of cycles
+    between the ends of two rows of which the largest magnitude is sought.
 
     Members
     -------
@@ -44,25 +46,23 @@ class Issue(wiring.Component):
         The descriptor at work.
     valid, x_addr, p_addr, word : Out
         A word enters stage S_ISSUE; registered.
-    row_token : Out(4)
-        Token of the row being reduced.
     reduced : In(1)
-        Its scalar registers are written.
+        The scalar registers of a row are written.
     retired : In(1)
         A word has left or landed.
     done, count_busy, count_wait : Out(1)
     """
 
-    def __init__(self, *, quant_room, topk_room):
-        for name, room in (("quant_room", quant_room), ("topk_room", topk_room)):
-            if not isinstance(room, int) or room < 1:
-                raise ValueError(f"{name} must be a positive integer, not {room!r}")
-        self._quant_room, self._topk_room = quant_room, topk_room
+    def __init__(self, *, quant_room, topk_room, row_spacing):
+        for name, value in (("quant_room", quant_room), ("topk_room", topk_room), ("row_spacing", row_spacing)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        self._quant_room, self._topk_room, self._row_spacing = quant_room, topk_room, row_spacing
         super().__init__({
             "i_command": In(stream.Signature(Vector)), "launch": In(Launch),
             "matmul_valid": In(1), "attend_valid": In(1), "matmul_ready": Out(1), "attend_ready": Out(1),
             "fields": Out(Vector), "valid": Out(1), "x_addr": Out(16), "p_addr": Out(16), "word": Out(WordControl),
-            "row_token": Out(4), "reduced": In(1), "retired": In(1),
+            "reduced": In(1), "retired": In(1),
             "done": Out(1), "count_busy": Out(1), "count_wait": Out(1),
         })
 
@@ -107,10 +107,21 @@ class Issue(wiring.Component):
             self.word.where.eq(d_row + i),
             self.word.last.eq(i == row_last),
         ]
-        m.d.comb += [self.row_token.eq(token), self.count_busy.eq(1)]
+
+        # Rows on their way to the scalar registers.
+        row_end, rows = Signal(), Signal(5)
+        spacing = Signal(range(self._row_spacing + 1))
+        m.d.sync += rows.eq(rows + row_end - self.reduced)
+        with m.If(row_end):
+            m.d.sync += spacing.eq(self._row_spacing - 1)
+        with m.Elif(spacing != 0):
+            m.d.sync += spacing.eq(spacing - 1)
+        row_over = Signal()
+        m.d.comb += row_over.eq(Mux(f.reduce == Reduce.RMS, rows == 0, (f.reduce == Reduce.NONE) | (spacing == 0)))
 
         alone, more_tokens = Signal(), Signal()
         m.d.comb += [alone.eq(f.tokens == Tokens.LAST), more_tokens.eq(~alone & ~last_token)]
+        m.d.comb += self.count_busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.i_command.ready.eq(1), self.count_busy.eq(0)]
@@ -146,9 +157,10 @@ class Issue(wiring.Component):
                     with m.Elif((f.reduce == Reduce.NONE) & more_tokens):
                         m.d.sync += [i.eq(block_start), *next_token]
                     with m.Else():
+                        m.d.comb += row_end.eq(f.reduce != Reduce.NONE)
                         m.next = "ROW"
             with m.State("ROW"):
-                with m.If((f.reduce == Reduce.NONE) | self.reduced):
+                with m.If(row_over):
                     with m.If(more_tokens):
                         m.d.sync += [i.eq(block_start), *next_token]
                         m.next = "RUN"
@@ -160,7 +172,7 @@ class Issue(wiring.Component):
                             m.d.sync += restart
                         m.next = "BLOCK"
             with m.State("DRAIN"):
-                with m.If(in_flight == 0):
+                with m.If((in_flight == 0) & (rows == 0)):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m

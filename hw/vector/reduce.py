@@ -38,12 +38,12 @@ class Reducer(wiring.Component):
         Constant while a descriptor runs.
     read_valid : In(1)
         A word of the row is at stage S_READ.
-    y_valid, y_last : In(1); y : In(32 a lane)
+    y_valid, y_last : In(1); y_token : In(4); y : In(32 a lane)
         A word, the last of its row, at S_Y.
     folding : Out(1); add_a, add_b : Out(32 a lane)
         For the lanes' adders, one stage before S_ADD.
-    total : Out(32), total_valid : Out(1)
-        Sum or largest magnitude of the row; valid strobes.
+    total : Out(32), total_token : Out(4), total_valid : Out(1)
+        Sum or largest magnitude of the row of a token; valid strobes.
     """
 
     S_READ = S_READ
@@ -54,8 +54,9 @@ class Reducer(wiring.Component):
         self._lanes = vector_lanes
         word = data.ArrayLayout(32, vector_lanes)
         super().__init__({
-            "reduce": In(Reduce), "read_valid": In(1), "y_valid": In(1), "y_last": In(1), "y": In(word),
-            "folding": Out(1), "add_a": Out(word), "add_b": Out(word), "total": Out(32), "total_valid": Out(1),
+            "reduce": In(Reduce), "read_valid": In(1), "y_valid": In(1), "y_last": In(1), "y_token": In(4),
+            "y": In(word), "folding": Out(1), "add_a": Out(word), "add_b": Out(word),
+            "total": Out(32), "total_token": Out(4), "total_valid": Out(1),
         })
 
     def elaborate(self, platform):
@@ -64,6 +65,8 @@ class Reducer(wiring.Component):
         m.d.comb += summing.eq(self.reduce == Reduce.RMS)
         sum_valid = self._sum(m, summing)
         peak, peak_valid = self._peak(m, self.reduce == Reduce.ABSMAX)
+        # The row's token: of the word that reached the magnitudes' end; a sum's has long been there.
+        m.d.sync += self.total_token.eq(delay(m, self.y_token, (self._lanes - 1).bit_length()))
         m.d.comb += [
             self.total.eq(Mux(summing, self.y[0], peak)),
             self.total_valid.eq(sum_valid | peak_valid),

@@ -43,14 +43,15 @@ class ScalarUnit(wiring.Component):
     -------
     reduce, imm0, imm1, reduce_scalar : In
         Fields of the descriptor, constant while it runs.
-    token : In(4)
-        Token of the row that ``total`` belongs to; constant from ``start`` to ``done``.
-    total : In(32), start : In(1)
+    total : In(32), token : In(4), start : In(1)
+        Sum or largest magnitude of a token's row; the next one at least ABSMAX_CYCLES later, or after ``done``.
     done : Out(1)
         The registers are written.
     read_scalar, read_token : In(2), In(4); read_data : Out(32)
         First read port, and a second one: ``scale_scalar``, ``scale_token``, ``scale_data``. Combinational.
     """
+
+    ABSMAX_CYCLES = _ABSMAX_END + 2
 
     def __init__(self, *, token_lanes):
         if not isinstance(token_lanes, int) or not 1 <= token_lanes <= 16 or token_lanes & (token_lanes - 1):
@@ -85,12 +86,12 @@ class ScalarUnit(wiring.Component):
 
         # `at` counts the cycles since start; the total (or c) is held.
         absmax = self.reduce == Reduce.ABSMAX
-        held = Signal(32, reset_less=True)
+        held, held_token = Signal(32, reset_less=True), Signal(4, reset_less=True)
         busy, at = Signal(), Signal(range(_RMS_END + 1))
         with m.If(self.start):
             m.d.sync += [
                 held.eq(Mux(absmax & (self.total < _LEAST_ABSMAX), _LEAST_ABSMAX, self.total)),
-                busy.eq(1), at.eq(0),
+                held_token.eq(self.token), busy.eq(1), at.eq(0),
             ]
         with m.Elif(busy):
             m.d.sync += at.eq(at + 1)
@@ -113,7 +114,7 @@ class ScalarUnit(wiring.Component):
             end.eq(busy & (at == Mux(absmax, _ABSMAX_END, _RMS_END))),
             step_end.eq(busy & absmax & (at == _FIRST_PRODUCT)),
             write.en.eq(end | step_end),
-            write.addr.eq(address((self.reduce_scalar + step_end)[:2], self.token)),
+            write.addr.eq(address((self.reduce_scalar + step_end)[:2], held_token)),
             write.data.eq(Mux(absmax, mul.o.as_value(), func.o.as_value())),
         ]
         m.d.sync += self.done.eq(end)

@@ -85,7 +85,8 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS)
+        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS,
+                                           row_spacing=ScalarUnit.ABSMAX_CYCLES)
         m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes)
         m.submodules.scalars = scalars = ScalarUnit(token_lanes=self._token_lanes)
         m.submodules.sinks = sinks = Sinks(vector_lanes=self._lanes, quant_words=_QUANT_WORDS, topk_words=_TOPK_WORDS)
@@ -134,8 +135,9 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             reducer.reduce.eq(f.reduce), reducer.read_valid.eq(valid[reducer.S_READ]),
             reducer.y_valid.eq(valid[S_Y]), reducer.y_last.eq(word[S_Y].last),
+            reducer.y_token.eq(word[S_Y].token),
             scalars.reduce.eq(f.reduce), scalars.imm0.eq(f.imm0), scalars.imm1.eq(f.imm1),
-            scalars.reduce_scalar.eq(f.reduce_scalar), scalars.token.eq(issue.row_token),
+            scalars.reduce_scalar.eq(f.reduce_scalar), scalars.token.eq(reducer.total_token),
             scalars.total.eq(reducer.total), scalars.start.eq(reducer.total_valid),
             issue.reduced.eq(scalars.done),
             sinks.fields.eq(f), sinks.scale.eq(scalars.scale_data), sinks.valid.eq(valid[S_Y]), sinks.word.eq(word[S_Y]),

@@ -9,7 +9,7 @@
                      RECIP  the scale
                      WORDS  for each word of L elements, for each slice:  read --> choose --> shift, shift --> add --> queue --> o
 
-An output word takes P cycles, a query 2 P + 20 more. acc needs no saturation: 24 + 16 bits of the sum less 8 is 32.
+An output word takes P cycles, a query 2 P + 18 more. acc needs no saturation: 24 + 16 bits of the sum less 8 is 32.
 """
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed

@@ -10,7 +10,7 @@
 A record begins when all its V words are there; then for each pass, for each word, one visit a cycle, as soon as the weight
 of the pass has come. A shift of more than 3 places, which is rare, takes more sweeps over the words of the pass, that only shift:
 rounding down twice is rounding down once. Two visits of the same (q, word) lie VISIT_GAP cycles apart: short records are followed
-by ``job.rest`` idle cycles, and a sweep that only shifts by VISIT_GAP.
+by ``job.rest`` idle cycles, and short sweeps that only shift are filled up to VISIT_GAP.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
@@ -95,7 +95,7 @@ class Values(wiring.Component):
         with m.If(go):
             m.d.sync += word.eq(Mux(last_word, 0, word + 1))
             with m.If(last_word & only_shift):
-                m.d.sync += rest.eq(VISIT_GAP)
+                m.d.sync += rest.eq(Mux(job.head_words >= VISIT_GAP, 0, VISIT_GAP - job.head_words))
         with m.If(used):
             m.d.sync += number.eq(Mux(last_pass, 0, number + 1))
         with m.If(end):

@@ -1,7 +1,7 @@
 """Train the demo model.  `python -m celosia.gen.demo.train --out models/demo`
 
-The schedule is warm-up, constant, then linear to zero over the second half; weight decay is 0.1
-until the descent begins and 0 from there (for the float twin 0.1 throughout).  The batch of a step
+The schedule is warm-up, constant, then linear to zero over the last 40 %; weight decay is 0.1
+until that descent begins and 0 from there (for the float twin 0.1 throughout).  The batch of a step
 depends on the seed and the step alone, so an interrupted run goes on from its last checkpoint as
 if nothing had happened, and the number of steps may be chosen again as long as the descent has
 not begun.  The same seed on the same machine with the same torch gives the same weights.
@@ -26,20 +26,27 @@ __all__ = ["Recipe", "Trainer"]
 class Recipe:
     """The numbers of a run.  Learning rates are peaks, lengths are in steps."""
 
-    def __init__(self, *, steps, batch=16, context=256, rate=3e-3, warmup=200, decay=0.1, seed=1):
+    def __init__(self, *, steps, batch=16, context=256, rate=3e-3, warmup=200, descent=0.4,
+                 decay=0.1, seed=1):
         if steps < 1:
             raise ValueError(f"Steps must be at least 1, not {steps}")
         self.steps, self.batch, self.context = steps, batch, context
-        self.rate, self.warmup, self.decay, self.seed = rate, warmup, decay, seed
+        self.rate, self.warmup, self.descent = rate, warmup, descent
+        self.decay, self.seed = decay, seed
+
+    @property
+    def descent_from(self):
+        """The step at which the rate begins to fall."""
+        return self.steps - max(1, round(self.steps * self.descent))
 
     def rate_at(self, step):
-        """Learning rate of a step: warm-up, constant, linear descent over the second half."""
-        descent = min(1.0, (self.steps - step) / (self.steps / 2))
-        return self.rate * min(1.0, (step + 1) / self.warmup) * descent
+        """Learning rate of a step: warm-up, constant, linear descent."""
+        left = (self.steps - step) / (self.steps - self.descent_from)
+        return self.rate * min(1.0, (step + 1) / self.warmup) * min(1.0, left)
 
     def decay_at(self, step, ternary):
         """Weight decay of a step."""
-        return 0.0 if ternary and step >= self.steps // 2 else self.decay
+        return 0.0 if ternary and step >= self.descent_from else self.decay
 
 
 class Trainer:
@@ -96,12 +103,13 @@ class Trainer:
     def load(self, path):
         """Go on from a file of `save`; refuses a run with another recipe or a begun descent."""
         state = torch.load(path, weights_only=True)
-        old = state["recipe"]
+        old = Recipe(**state["recipe"])
+        begun = state["step"] > min(old.descent_from, self.recipe.descent_from)
         for key, value in vars(self.recipe).items():
-            if old[key] == value or key == "steps" and state["step"] <= min(old[key], value) // 2:
-                continue
-            raise ValueError(f"Recipe value {key} must be {old[key]} to go on from {path}, "
-                             f"not {value}")
+            known = getattr(old, key)
+            if value != known and (begun or key not in ("steps", "descent")):
+                raise ValueError(f"Recipe value {key} must be {known} to go on from {path}, "
+                                 f"not {value}")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.curve = state["step"], state["curve"]

@@ -239,11 +239,11 @@ def test_training_learns():
 
 
 def test_schedule_ends_at_zero():
-    recipe = train.Recipe(steps=100, warmup=10, rate=1.0)
+    recipe = train.Recipe(steps=100, warmup=10, rate=1.0, descent=0.4)
     rates = [recipe.rate_at(step) for step in range(101)]
-    assert rates[0] == 0.1 and rates[10] == rates[50] == 1.0 and rates[75] == 0.5
+    assert rates[0] == 0.1 and rates[10] == rates[60] == 1.0 and rates[80] == 0.5
     assert rates[100] == 0.0
-    assert [recipe.decay_at(s, True) for s in (0, 49, 50, 99)] == [0.1, 0.1, 0.0, 0.0]
+    assert [recipe.decay_at(s, True) for s in (0, 59, 60, 99)] == [0.1, 0.1, 0.0, 0.0]
     assert recipe.decay_at(99, False) == 0.1
 
 

@@ -50,8 +50,8 @@ async def matches_golden(dut, stall):
         n_words = random.choice((1, 2, 10, 40))
         first_word = random.choice((0, (1 << 20) // lanes - n_words))
         n_valid = max(0, first_word * lanes + random.randrange(n_words * lanes + 1))
-        words = [{"first": (first_word + i) * lanes, "n_valid": n_valid, "logits": [logit_bits(random) for _ in range(lanes)]}
-                 for i in range(n_words)]
+        words = [{"first": (first_word + i) * lanes, "n_valid": n_valid,
+                  "logits": [logit_bits(random) for _ in range(lanes)]} for i in range(n_words)]
         await source.send(words)
         if round_number % 4 == 3:       # cleared while elements are under way
             dut.clear.value = 1

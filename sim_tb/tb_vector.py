@@ -1,7 +1,8 @@
 """Vector unit against its golden function: random programs of descriptors of every kind, word for word.
 
-Parameters: ``lanes``, ``token_lanes``, ``x_words``, ``p_words``, ``n_descriptors`` a run, ``n_runs``. A run has a number of tokens of
-its own and ends by sending all of X to the candidates and all scalar registers to the K sink, so that nothing stays unseen.
+Parameters: ``lanes``, ``token_lanes``, ``x_words``, ``p_words``, ``n_descriptors`` a run, ``n_runs``. A run has a
+number of tokens of its own and ends by sending all of X to the candidates and all scalar registers to the K sink, so
+that nothing stays unseen.
 """
 
 import cocotb
@@ -12,11 +13,13 @@ from celosia.gen.golden import f32
 from celosia.gen.golden.vector import N_SCALARS, QuantWords, VectorState, run_vector
 from celosia.hw.isa import Add, Mul1, Mul2, Mul3, Reduce, Sink, Source, Tokens, Vector
 from celosia.hw.links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, TopkWord
-from celosia.sim_tb.link import Monitor, Source as Feed, Sink as Drain, pack, parameters, reset, rng, start_clock
+from celosia.sim_tb.link import Monitor, pack, parameters, reset, rng, start_clock
+from celosia.sim_tb.link import Sink as Drain
+from celosia.sim_tb.link import Source as Feed
 
 _TIMEOUT_CYCLES = 200_000
-_SPECIAL = (0x0000_0000, 0x8000_0000, 0x0000_0001, 0x807F_FFFF, 0x0080_0000, 0x8080_0000, 0x3F80_0000, 0x42FE_FFFF, 0x7F7F_FFFF,
-            0xFF7F_FFFF, 0x7F80_0000, 0xFF80_0000, 0x7F80_0001, 0x7FC0_0000)
+_SPECIAL = (0x0000_0000, 0x8000_0000, 0x0000_0001, 0x807F_FFFF, 0x0080_0000, 0x8080_0000, 0x3F80_0000, 0x42FE_FFFF,
+            0x7F7F_FFFF, 0xFF7F_FFFF, 0x7F80_0000, 0xFF80_0000, 0x7F80_0001, 0x7FC0_0000)
 
 
 def number_bits(random, wild):
@@ -33,10 +36,15 @@ def integer(random):
 
 
 def random_descriptor(random, n_tokens, size, wild):
-    """Fields of a legal descriptor that stays inside the scratches. X is read in one half and written in place or in the other."""
-    f = {"source": random.choice(list(Source)), "mul3": random.choice(list(Mul3)), "tokens": random.choice([*Tokens, Tokens.ALL]),
+    """Fields of a legal descriptor that stays inside the scratches.
+
+    X is read in one half and written in place or in the other half.
+    """
+    f = {"source": random.choice(list(Source)), "mul3": random.choice(list(Mul3)),
+         "tokens": random.choice([*Tokens, Tokens.ALL]),
          "mul1_scalar": random.randrange(N_SCALARS), "scale_scalar": random.randrange(N_SCALARS),
-         "reduce_scalar": random.randrange(N_SCALARS), "imm0": number_bits(random, wild), "imm1": number_bits(random, wild),
+         "reduce_scalar": random.randrange(N_SCALARS),
+         "imm0": number_bits(random, wild), "imm1": number_bits(random, wild),
          "bank": random.randrange(2), "head": random.randrange(64), "addr": random.getrandbits(40),
          "mul1": random.choice(list(Mul1)), "mul2": random.choice([Mul2.ONE, Mul2.P, Mul2.IMM]),
          "add": random.choice([Add.NONE, Add.X]), "sink": random.choice([*Sink, Sink.X, Sink.X])}
@@ -57,9 +65,12 @@ def random_descriptor(random, n_tokens, size, wild):
     half = size["x_words"] // 2
     limit = min(half // n_tokens, size["p_words"] // 2) - 4
     slot_words = f32.SUM_SLOTS // size["lanes"]
-    n = random.choice((1, 2, random.randrange(1, 20), random.randrange(1, limit), slot_words + random.randrange(-1, 2), limit))
+    n = random.choice((1, 2, random.randrange(1, 20), random.randrange(1, limit), limit,
+                       slot_words + random.randrange(-1, 2)))
     n = f["n_words"] = min(n, limit)
-    f["block_words"] = random.choice((n, random.randrange(1, n + 1))) if f["source"] is Source.MATMUL else n + random.choice((0, 5))
+    f["block_words"] = n + random.choice((0, 5))
+    if f["source"] is Source.MATMUL:
+        f["block_words"] = random.choice((n, random.randrange(1, n + 1)))
     stride = n + random.randrange(4)
     half_index, offset = random.randrange(2), random.randrange(half - n_tokens * stride + 1)
     f |= {"x_base": half_index * half + offset, "x_stride": stride, "d_base": f_base(random, half_index, half, offset),
@@ -78,23 +89,28 @@ def first_state(size):
     """Descriptors that give every word of X and every scalar register a value: memories outlive a reset."""
     half = size["x_words"] // 2
     for base in (0, half):
-        yield {"n_words": half, "block_words": half, "tokens": Tokens.LAST, "source": Source.P, "sink": Sink.X, "d_base": base}
+        yield {"n_words": half, "block_words": half, "tokens": Tokens.LAST, "source": Source.P, "sink": Sink.X,
+               "d_base": base}
     for scalar in range(0, N_SCALARS, 2):
-        yield {"n_words": 2, "block_words": 2, "source": Source.P, "p_base": scalar, "p_stride": 2, "reduce": Reduce.ABSMAX,
-               "reduce_scalar": scalar}
+        yield {"n_words": 2, "block_words": 2, "source": Source.P, "p_base": scalar, "p_stride": 2,
+               "reduce": Reduce.ABSMAX, "reduce_scalar": scalar}
 
 
 def all_state(size):
     """Descriptors that send all of X and all scalar registers out."""
     half = size["x_words"] // 2
     for base in (0, half):
-        yield {"n_words": half, "block_words": half, "x_base": base, "tokens": Tokens.LAST, "sink": Sink.TOPK, "imm0": 1}
+        yield {"n_words": half, "block_words": half, "x_base": base, "tokens": Tokens.LAST, "sink": Sink.TOPK,
+               "imm0": 1}
     for scalar in range(N_SCALARS):
         yield {"n_words": 1, "block_words": 1, "sink": Sink.K, "scale_scalar": scalar}
 
 
 def run_golden(f, n_tokens, state, random, lanes):
-    """Feeds the streams that the descriptor takes, runs it; returns (words of matmul, of attention, quant words, topk words)."""
+    """Feeds the streams that the descriptor takes, and runs it.
+
+    Returns (words of matmul, words of attention, quant words, topk words).
+    """
     rows = 1 if f.get("tokens") is Tokens.LAST else n_tokens
     fed = {Source.MATMUL: [], Source.ATTEND: []}
     if f.get("source") in fed:
@@ -110,8 +126,8 @@ def run_golden(f, n_tokens, state, random, lanes):
     quant, topk = [], []
     if isinstance(words, QuantWords):
         columns = (words.token, words.word, words.last, f32.to_bits(words.scale), words.data)
-        quant = [{"sink": words.sink, "bank": words.bank, "token": token, "head": words.head, "word": word, "last": last,
-                  "scale": scale, "data": elements}
+        quant = [{"sink": words.sink, "bank": words.bank, "token": token, "head": words.head, "word": word,
+                  "last": last, "scale": scale, "data": elements}
                  for token, word, last, scale, elements in zip(*(column.tolist() for column in columns))]
     elif words is not None:
         topk = [{"first": first, "n_valid": words.n_valid, "logits": logits}
@@ -126,8 +142,10 @@ class Bench:
         self.size = parameters()
         lanes = self.size["lanes"]
         self.dut, self.edge = dut, RisingEdge(dut.clk)
-        self.command, self.matmul, self.attend, self.param = (Feed(dut, name, shape=shape, stall=stall) for name, shape in (
-            ("i_command", Vector), ("i_matmul", DrainWord(lanes)), ("i_attend", AttendWord(lanes)), ("i_param", ParamWrite(lanes))))
+        self.command = Feed(dut, "i_command", shape=Vector, stall=stall)
+        self.matmul = Feed(dut, "i_matmul", shape=DrainWord(lanes), stall=stall)
+        self.attend = Feed(dut, "i_attend", shape=AttendWord(lanes), stall=stall)
+        self.param = Feed(dut, "i_param", shape=ParamWrite(lanes), stall=stall)
         self.quant = Drain(dut, "o_quant", shape=QuantWord(lanes), stall=stall)
         self.topk = Drain(dut, "o_topk", shape=TopkWord(lanes), stall=stall)
         self.watched = [Monitor(dut, name) for name in ("o_quant", "o_topk")]
@@ -203,8 +221,8 @@ async def matches_golden(dut, stall, wild):
             f = random_descriptor(random, n_tokens, bench.size, wild)
             program.append(f)
             if f.get("reduce"):
-                program += [{"n_words": 1, "block_words": 1, "sink": Sink.K, "scale_scalar": (f["reduce_scalar"] + k) % N_SCALARS}
-                            for k in range(2)]
+                program += [{"n_words": 1, "block_words": 1, "sink": Sink.K,
+                             "scale_scalar": (f["reduce_scalar"] + k) % N_SCALARS} for k in range(2)]
         await bench.run(program + list(all_state(bench.size)), random)
 
 
@@ -214,9 +232,10 @@ async def starts_again_after_reset(dut):
     start_clock(dut)
     bench, random = Bench(dut, 0.0), rng("reset")
     await reset(dut)
-    rms = {"n_words": 40, "block_words": 40, "mul3": Mul3.SELF, "reduce": Reduce.RMS}
-    cut = [rms, rms | {"reduce": Reduce.ABSMAX, "sink": Sink.X}, {"n_words": 40, "block_words": 40, "sink": Sink.Q},
-           {"n_words": 40, "block_words": 40, "sink": Sink.TOPK}, {"n_words": 40, "block_words": 40, "source": Source.MATMUL}]
+    row = {"n_words": 40, "block_words": 40}
+    rms = row | {"mul3": Mul3.SELF, "reduce": Reduce.RMS}
+    cut = [rms, row | {"reduce": Reduce.ABSMAX, "sink": Sink.X}, row | {"sink": Sink.Q}, row | {"sink": Sink.TOPK},
+           row | {"source": Source.MATMUL}]
     await bench.launch(1, random, False)
     for number in range(20):
         task = cocotb.start_soon(bench.command.send([cut[number % len(cut)]]))

@@ -8,8 +8,8 @@ For every token t and word i of L lanes, in binary32 (``celosia.gen.golden.f32``
     m3 = mul(m2, k3)       k3: 1, m2, maximum(m2, +0), sigmoid(m2), X word
     y  = add(m3, k4)       k4: -0, X word
 
-A factor of 1 and a term of -0 leave a number as it is (and flush a subnormal that came out of P). RoPE replaces the chain,
-with the pairs (cos, sin) of the P word in lanes (2j, 2j + 1)::
+A factor of 1 and a term of -0 leave a number as it is (and flush a subnormal that came out of P). RoPE replaces the
+chain, with the pairs (cos, sin) of the P word in lanes (2j, 2j + 1)::
 
     y[2j]     = add(mul(a[2j],     cos), neg(mul(a[2j + 1], sin)))
     y[2j + 1] = add(mul(a[2j + 1], cos),     mul(a[2j],     sin))
@@ -17,8 +17,8 @@ with the pairs (cos, sin) of the P word in lanes (2j, 2j + 1)::
     Reduce.RMS      s[r] = rsqrt(add(mul(sum_slots(y), imm0), imm1))
     Reduce.ABSMAX   c = maximum(max |y|, 1e-5);  s[r] = mul(127, recip(c));  s[(r + 1) mod 4] = mul(c, 1/127)
 
-Tensors are (tokens, n_words, L) inside; words of streams are in hardware order: blocks of block_words, in a block the tokens,
-of a token the words.
+Tensors are (tokens, n_words, L) inside; words of streams are in hardware order: blocks of block_words, in a block the
+tokens, of a token the words.
 """
 
 from dataclasses import dataclass, field
@@ -84,7 +84,8 @@ class VectorState:
 
 @dataclass
 class QuantWords:
-    """``links.QuantWord`` of a whole descriptor, in order: token, word, last int64 (n,); scale float32 (n,); data int8 (n, L)."""
+    """``links.QuantWord`` of a whole descriptor, in order: token, word, last int64 (n,); scale float32 (n,);
+    data int8 (n, L)."""
 
     sink: Sink
     bank: int
@@ -106,7 +107,10 @@ class TopkWords:
 
 
 def check_vector(fields):
-    """The fields of a descriptor, absent ones 0, codes as enums. Raises ValueError on a combination that does not exist."""
+    """The fields of a descriptor, absent ones 0, codes as enums.
+
+    Raises ValueError on a combination that does not exist.
+    """
     shapes = {name: part.shape for name, part in Vector.as_shape() if name != "reserved"}
     unknown = set(fields) - set(shapes)
     if unknown:
@@ -179,16 +183,15 @@ def run_vector(fields, launch, state):
 def topk(logits, first, n_valid, top_k):
     """The ``top_k`` best of the words that came: (numbers int64, logits float32), best first.
 
-    ``logits`` float32 (n, L) and ``first`` (n,) in the order of arrival, numbers ascending; elements numbered n_valid or
-    more do not count. Larger first, equal ones in order of arrival; -0 is less than +0, NaN less than everything.
+    ``logits`` float32 (n, L) and ``first`` (n,) in the order of arrival, numbers ascending; elements numbered n_valid
+    or more do not count. Larger first, equal ones in order of arrival; -0 is less than +0, NaN less than everything.
     """
     number = (torch.as_tensor(first)[:, None] + torch.arange(logits.shape[1])).reshape(-1)
     bits = f32.to_bits(logits).reshape(-1)[number < n_valid]
     number = number[number < n_valid]
-    key = torch.where(bits >> 31 == 1, bits ^ 0xFFFF_FFFF, bits | 1 << 31)
     is_nan = bits & 0x7FFF_FFFF > 0x7F80_0000
-    key = torch.where(is_nan, 0, key)
-    best = torch.sort(key, descending=True, stable=True).indices[:top_k]
+    key = torch.where(bits >> 31 == 1, bits ^ 0xFFFF_FFFF, bits | 1 << 31)
+    best = torch.sort(torch.where(is_nan, 0, key), descending=True, stable=True).indices[:top_k]
     return number[best], f32.from_bits(torch.where(is_nan, F32_NAN, bits)[best])
 
 
@@ -206,7 +209,8 @@ def _addresses(base, stride, tokens, n_words, scratch, name):
     """Scratch addresses (tokens, n_words)."""
     addresses = base + tokens[:, None] * stride + torch.arange(n_words)
     if addresses.max() >= len(scratch):
-        raise ValueError(f"Scratch {name} has {len(scratch)} words: a descriptor must not use word {int(addresses.max())}")
+        raise ValueError(f"Scratch {name} has {len(scratch)} words: a descriptor must not use word "
+                         f"{int(addresses.max())}")
     return addresses
 
 

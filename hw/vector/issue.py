@@ -2,7 +2,7 @@
 
 ::
 
-    for block in row:                 # block_words words, the last may be shorter; three cycles between blocks
+    for block in row:                 # block_words words, the last may be shorter; two cycles between blocks
         for t in tokens:              # x_row, p_row, d_row: base + t * stride, by adding
             for i in block:
                 issue (x_row + i, p_row + i, d_row + i)
@@ -16,8 +16,9 @@
                        |                a word a cycle, when its stream has one and the sink has room
                        Tokens.LAST: a cycle for every token lane before the last
 
-Because nothing in the pipeline stops, a word for an output queue is issued only when the queue has room for it and for all
-that are on their way: ``in_flight`` counts from issue until the word is taken (or has landed in X), so valid waits for nobody.
+Because nothing in the pipeline stops, a word for an output queue is issued only when the queue has room for it and
+for all that are on their way: ``in_flight`` counts from issue until the word is taken (or has landed in X), so valid
+waits for nobody.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -32,8 +33,14 @@ __all__ = ["Issue"]
 
 
 class Issue(wiring.Component):
-    """Parameters: ``quant_room``, ``topk_room``: words that the two output queues hold; ``row_spacing``: least number of cycles
-    between the ends of two rows of which the largest magnitude is sought.
+    """Walks the loop nest of a descriptor.
+
+    Parameters
+    ----------
+    quant_room, topk_room : int
+        Words that the two output queues hold.
+    row_spacing : int
+        Least number of cycles between the ends of two rows of which the largest magnitude is sought.
 
     Members
     -------

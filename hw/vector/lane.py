@@ -9,11 +9,11 @@
                              k2: 1 P imm1 ----------^       |                                 ADD --> y
     X -------------------------- delay -------------- aux: X or +-m2 --- delay --> k4: aux ---+
 
-RoPE takes m1 = a * cos past the second multiplier, which makes m2 = (the pair's a) * sin; that one travels in place of X,
-with its sign turned in even lanes. A reduction takes the adder: ``add_a`` while it folds, ``add_b`` always.
+RoPE takes m1 = a * cos past the second multiplier, which makes m2 = (the pair's a) * sin; that one travels in place
+of X, with its sign turned in even lanes. A reduction takes the adder: ``add_a`` while it folds, ``add_b`` always.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,7 +24,7 @@ from ..arith.func import Func
 from ..formats import F32_NEG_ZERO, F32_ONE
 from ..isa import Add, Mul1, Mul2, Mul3, Reduce, Source, Vector
 from ..tables import FuncOp
-from .words import S_ADD, S_M1, S_M2, S_M3, S_MUL1, S_MUL2, S_SIGMOID, S_WORDS, delay
+from .words import S_M1, S_M2, S_M3, S_MUL1, S_MUL2, S_SIGMOID, S_WORDS, delay
 
 __all__ = ["Lane"]
 

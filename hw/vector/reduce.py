@@ -1,7 +1,7 @@
 """Reducer: the sum of a row in SUM_SLOTS partial sums, or its largest magnitude, then its scalar registers.
 
-Sum. The slots are words of L lanes in a small memory; the lanes' adders do the adding. Word i of the row goes to slot word
-i mod (SUM_SLOTS / L); an untouched slot reads as +0. After the last word the slots fold: for half = 64, 32, .. 1
+Sum. The slots are words of L lanes in a small memory; the lanes' adders do the adding. Word i of the row goes to slot
+word i mod (SUM_SLOTS / L); an untouched slot reads as +0. After the last word the slots fold: for half = 64, 32, .. 1
 
     p[s] = p[s] + p[s + half]          s < half
 
@@ -13,8 +13,8 @@ which is half / L steps of whole words while half >= L, and then one step in whi
     step > memory --> a, b, shuffle --> adders -------> y --> memory          before half is halved the
            ^------------------- a level waits for its last sum --^            last step must be back
 
-Largest magnitude. |y| is compared as an integer (NaN is above infinity) in a tree over the lanes, a level a cycle, then with the
-largest of the row so far.
+Largest magnitude. |y| is compared as an integer (NaN is above infinity) in a tree over the lanes, a level a cycle,
+then with the largest of the row so far.
 """
 
 from amaranth.hdl import Module, Mux, Signal

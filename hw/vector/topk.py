@@ -1,16 +1,16 @@
 """Top-k: the k largest of the logits that come, one element a cycle.
 
-A row of k cells, each with one candidate, best first. An element walks along the cells, one a cycle. Where it is better than
-the cell's candidate it stays, and the old candidate walks on; that one is at least as good as all that follow, so from there
-on it takes the place of every next cell without a question.
+A row of k cells, each with one candidate, best first. An element walks along the cells, one a cycle. Where it is
+better than the cell's candidate it stays, and the old candidate walks on; that one is at least as good as all that
+follow, so from there on it takes the place of every next cell without a question.
 
 ::
 
     i --> word --> element --> [cell 0] --> [cell 1] --> ... --> [cell k - 1] --> dropped
                     key
 
-Keys are unsigned and in the order of the numbers: sign bit inverted, all bits where the number is negative; NaN is 0. So -0 is less
-than +0. Equal elements keep the order in which they came: lower number first.
+Keys are unsigned and in the order of the numbers: sign bit inverted, all bits where the number is negative; NaN is 0.
+So -0 is less than +0. Equal elements keep the order in which they came: lower number first.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -73,7 +73,8 @@ class TopK(wiring.Component):
         number, n_valid, left = Signal(20, reset_less=True), Signal(20, reset_less=True), Signal(range(lanes + 1))
         m.d.comb += self.i.ready.eq(left <= 1)
         with m.If(self.i.valid & self.i.ready & ~self.clear):
-            m.d.sync += [logits.eq(self.i.p.logits), number.eq(self.i.p.first), n_valid.eq(self.i.p.n_valid), left.eq(lanes)]
+            m.d.sync += [logits.eq(self.i.p.logits), number.eq(self.i.p.first), n_valid.eq(self.i.p.n_valid),
+                         left.eq(lanes)]
         with m.Else():
             m.d.sync += [logits.as_value().eq(logits.as_value() >> 32), number.eq(number + 1),
                          left.eq(Mux(self.clear | (left == 0), 0, left - 1))]
@@ -94,8 +95,10 @@ class TopK(wiring.Component):
         kept, full, walking = [], [], [valid]
         shifted = 0
         for rank in range(self._top_k):
-            mine, mine_full = Signal(_Candidate, reset_less=True, name=f"kept_{rank}"), Signal(name=f"full_{rank}")
-            onward, onward_valid = Signal(_Candidate, reset_less=True, name=f"onward_{rank}"), Signal(name=f"onward_valid_{rank}")
+            mine = Signal(_Candidate, reset_less=True, name=f"kept_{rank}")
+            mine_full = Signal(name=f"full_{rank}")
+            onward = Signal(_Candidate, reset_less=True, name=f"onward_{rank}")
+            onward_valid = Signal(name=f"onward_valid_{rank}")
             displaced, stays = Signal(name=f"displaced_{rank}", reset_less=True), Signal(name=f"stays_{rank}")
             m.d.comb += stays.eq(valid & (~mine_full | shifted | (candidate.key > mine.key)))
             with m.If(stays):

@@ -8,11 +8,13 @@
                      ScalarUnit -- s[r] ----------+     |              |
                          ^---- total ---- Reducer <-----+--------------+
 
-The pipeline never stops and has no clock enable: a missing word of a stream is a bubble, and a word whose sink may refuse it is
-issued only when there is room. A descriptor starts when the one before has left the pipeline.
+The pipeline never stops and has no clock enable: a missing word of a stream is a bubble, and a word whose sink may
+refuse it is issued only when there is room. A descriptor starts when the one before has left the pipeline.
 
-Rate: a word a cycle. Overhead of a descriptor: S_Y + 6 cycles (S_INT + 8 with a stream sink), 3 cycles a row block; a reducing
-row waits for its result: see docs/units/vector.md.  Golden: ``celosia.gen.golden.vector.run_vector``.
+Rate: a word a cycle. A descriptor takes 32 cycles more than it has words (37 with a stream sink), and 2 more for
+every row block after the first; for reductions see docs/units/vector.md.
+
+Golden: ``celosia.gen.golden.vector.run_vector``.
 """
 
 from amaranth.hdl import Module, Signal
@@ -30,7 +32,8 @@ from .words import S_ISSUE, S_WORDS, S_Y, WordControl, delay, fit
 
 __all__ = ["VectorUnit"]
 
-_QUANT_WORDS, _TOPK_WORDS = 64, 16      # queues: a full pipeline of words to quantise; TopK takes L cycles a word anyway
+_QUANT_WORDS = 64                       # queue: the whole pipeline may be under way to it
+_TOPK_WORDS = 16                        # queue: TopK takes L cycles a word
 _ULTRA_WORDS = 4096                     # depth of the large memory blocks
 
 
@@ -140,7 +143,8 @@ class VectorUnit(wiring.Component):
             scalars.reduce_scalar.eq(f.reduce_scalar), scalars.token.eq(reducer.total_token),
             scalars.total.eq(reducer.total), scalars.start.eq(reducer.total_valid),
             issue.reduced.eq(scalars.done),
-            sinks.fields.eq(f), sinks.scale.eq(scalars.scale_data), sinks.valid.eq(valid[S_Y]), sinks.word.eq(word[S_Y]),
+            sinks.fields.eq(f), sinks.scale.eq(scalars.scale_data),
+            sinks.valid.eq(valid[S_Y]), sinks.word.eq(word[S_Y]),
             issue.retired.eq(sinks.retired),
         ]
         for inner, outer in ((sinks.o_quant, self.o_quant), (sinks.o_topk, self.o_topk)):

@@ -1,7 +1,7 @@
 """Words and times inside the vector unit.
 
-A word of L elements moves one stage a cycle and never stops; these are the stages at which things happen to it. The fields of
-the descriptor stand still while it runs, so only ``WordControl`` travels with the word.
+A word of L elements moves one stage a cycle and never stops; these are the stages at which things happen to it. The
+fields of the descriptor stand still while it runs, so only ``WordControl`` travels with the word.
 
 ::
 
@@ -18,8 +18,8 @@ from ..arith.fadd import FAdd
 from ..arith.fmul import FMul
 from ..arith.func import Func
 
-__all__ = ["S_ISSUE", "S_WORDS", "S_MUL1", "S_M1", "S_MUL2", "S_M2", "S_SIGMOID", "S_MUL3", "S_M3", "S_ADD", "S_Y", "S_INT",
-           "SUM_SLOTS", "N_SCALARS", "WordControl", "delay", "fit"]
+__all__ = ["S_ISSUE", "S_WORDS", "S_MUL1", "S_M1", "S_MUL2", "S_M2", "S_SIGMOID", "S_MUL3", "S_M3", "S_ADD", "S_Y",
+           "S_INT", "SUM_SLOTS", "N_SCALARS", "WordControl", "delay", "fit"]
 
 S_ISSUE = 1                         # addresses, word of the integer stream
 S_WORDS = S_ISSUE + 2               # words of X, P and the converted stream

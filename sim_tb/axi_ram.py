@@ -60,8 +60,8 @@ class _Channel:
 class AxiRam:
     """``size_bytes`` of memory at address ``base`` behind the port ``prefix``.
 
-    ``reads`` and ``writes`` list the requests taken, as (offset, beats, id). ``read`` and ``write`` say which channels the
-    port has. AssertionError fails the bench on a request outside memory, unaligned, too long or across 4 KiB, and on a
+    ``reads`` and ``writes`` list the requests taken, as (offset, beats, id). ``read`` and ``write`` say which
+    channels the port has. AssertionError fails the bench on a request outside memory, unaligned, too long or across 4 KiB, and on a
     WLAST in the wrong place.
     """
 
@@ -114,7 +114,8 @@ class AxiRam:
     def _request(self, request):
         offset, beats = request["addr"] - self._base, request["len"] + 1
         end = offset + beats * self._port_bytes
-        assert 0 <= offset and end <= len(self.data), f"a burst at {request['addr']:#x} of {beats} beats is not in memory"
+        assert 0 <= offset and end <= len(self.data), \
+            f"a burst at {request['addr']:#x} of {beats} beats is not in memory"
         assert request["addr"] % self._port_bytes == 0, f"address {request['addr']:#x} is not aligned"
         assert request["addr"] // 4096 == (request["addr"] + beats * self._port_bytes - 1) // 4096, \
             f"a burst at {request['addr']:#x} of {beats} beats crosses 4 KiB"

@@ -100,12 +100,12 @@ class Bench:
         self.dut.start.value = 0
 
     async def flush(self, unit, *, limit_cycles=5000):
-        """Hold flush until the unit is idle; returns the number of cycles."""
+        """Hold flush until the unit is idle."""
         idle = getattr(self.dut, f"{unit}_idle")
         self.dut.flush.value = 1
         for _ in range(4):
             await self.edge
-        for cycles in range(limit_cycles):
+        for _ in range(limit_cycles):
             if idle.value:
                 break
             await self.edge
@@ -113,20 +113,21 @@ class Bench:
             raise TimeoutError(f"{unit} is not idle after {limit_cycles} cycles")
         self.dut.flush.value = 0
         await self.edge
-        return cycles
 
     def job(self, numbers, *, beats=None, index=0, dest=None):
         """A random read job inside its window, often touching its ends."""
         cache = numbers.randrange(2)
         room = (CACHE_BYTES if cache else MODEL_BYTES) // self.port_bytes
-        beats = min(room, numbers.choice([0, 1, 1, 2, 3, 15, 16, 17, 33, numbers.randrange(90)]) if beats is None else beats)
+        if beats is None:
+            beats = numbers.choice([0, 1, 1, 2, 3, 15, 16, 17, 33, numbers.randrange(90)])
+        beats = min(room, beats)
         offset = numbers.choice([0, room - beats, numbers.randrange(room - beats + 1)]) * self.port_bytes
         return {"offset": offset, "cache": cache, "beats": beats, "index": index,
                 "dest": numbers.choice(list(OUTPUTS)) if dest is None else dest}
 
     def expected(self, jobs):
-        return {dest: [beat for job in jobs if job["dest"] == dest for beat in read(self.ram.data, job, self.port_bytes)]
-                for dest in OUTPUTS}
+        return {dest: [beat for job in jobs if job["dest"] == dest
+                       for beat in read(self.ram.data, job, self.port_bytes)] for dest in OUTPUTS}
 
     async def check(self, jobs):
         """Send jobs, take all data, compare."""
@@ -189,7 +190,7 @@ async def room_is_never_exceeded(dut):
 
 @cocotb.test()
 async def read_windows(dut):
-    """Whatever leaves its window is not asked for, and the job's descriptor is named; after a flush the next job runs."""
+    """Whatever leaves its window is not asked for, the job's descriptor is named; after a flush the next job runs."""
     bench = Bench(dut, latency_cycles=(1, 20), monitors=False)
     Monitor(dut, "axi__ar")
     await bench.begin()

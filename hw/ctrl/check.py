@@ -6,8 +6,10 @@
 
 =========  ==========================================================================================================
 LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words
-MATMUL     n_row_groups >= 1 and whole vector words; planes 1 .. 5; 1 <= n_col_blocks <= what sums of that many planes hold
-VECTOR     n_words >= 1, block_words >= 1; X and P ranges that are used: base + (n_tokens - 1) stride + n_words <= memory;
+MATMUL     n_row_groups >= 1 and whole vector words; planes 1 .. 5;
+           1 <= n_col_blocks <= what sums of that many planes hold
+VECTOR     n_words >= 1, block_words >= 1;
+           X and P ranges that are used: base + (n_tokens - 1) stride + n_words <= memory;
            ACT: (d_base + n_words) vector_lanes <= max_columns; Q, K, V: whole beats, at most max_head_words;
            Q: head < max_queries / token_lanes
 ATTEND     1 <= group <= max_queries / token_lanes; 1 <= head_words <= max_head_words
@@ -39,7 +41,7 @@ def _known(field, codes):
 
 
 class DescriptorCheck(wiring.Component):
-    """``code`` (celosia.hw.regs.Error: NONE, OPCODE, SIZE) of ``bits``, LATENCY cycles after both inputs came to rest."""
+    """``code`` (celosia.hw.regs.Error: NONE, OPCODE, SIZE) of ``bits``, LATENCY cycles after the inputs are at rest."""
 
     LATENCY = 4
 

@@ -9,8 +9,8 @@
       +------ IDLE, error                v
       +--------------------------- DRAIN: units in reset, ports flushed, until memory has answered everything
 
-Quiet for 8 cycles: no unit at work, nothing outstanding at any port. A word in a buffer between two rooms, unseen by both, arrives
-within that time.
+Quiet for 8 cycles: no unit at work, nothing outstanding at any port. A word in a buffer between two rooms, unseen by
+both, arrives within that time.
 """
 
 from amaranth.hdl import Module, Signal

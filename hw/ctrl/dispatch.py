@@ -26,7 +26,8 @@ from .station import Station
 
 __all__ = ["Dispatch"]
 
-_COMMANDS = {"load": (LoadCommand, 8), "matmul": (MatmulCommand, 8), "vector": (isa.Vector, 32), "attend": (AttendCommand, 8)}
+_COMMANDS = {"load": (LoadCommand, 8), "matmul": (MatmulCommand, 8), "vector": (isa.Vector, 32),
+             "attend": (AttendCommand, 8)}
 
 
 class Dispatch(wiring.Component):

@@ -1,7 +1,7 @@
 """One plan becomes one read job for every port.
 
-The product takes 4 cycles, then a job leaves every cycle, port 0 first. An address beyond 40 bits becomes the highest one,
-which no window holds.
+The product takes 4 cycles, then a job leaves every cycle, port 0 first. An address beyond 40 bits becomes the highest
+one, which no window holds.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -17,7 +17,10 @@ _PRODUCT_CYCLES = 4
 
 
 class ReadExpander(wiring.Component):
-    """``i``: stream of ReadPlan; ``o_jobs``: a stream of ReadJob for each of ``n_ports``. Paths: o_jobs.ready -> i.ready."""
+    """``i``: stream of ReadPlan; ``o_jobs``: a stream of ReadJob for each of ``n_ports``.
+
+    Paths: o_jobs.ready -> i.ready.
+    """
 
     def __init__(self, *, n_ports):
         if n_ports not in (1, 2, 4):
@@ -32,15 +35,16 @@ class ReadExpander(wiring.Component):
         m = Module()
         plan = self.i.p
         a, b = Signal(32, reset_less=True), Signal(32, reset_less=True)
-        product_early, product = Signal(64, reset_less=True), Signal(64, reset_less=True)
-        m.d.sync += [a.eq(plan.factor_a), b.eq(plan.factor_b), product_early.eq(a * b), product.eq(product_early)]
+        whole, product, too_large = Signal(64, reset_less=True), Signal(40, reset_less=True), Signal(reset_less=True)
+        m.d.sync += [a.eq(plan.factor_a), b.eq(plan.factor_b), whole.eq(a * b),
+                     product.eq(whole), too_large.eq(whole[40:].any())]
 
-        offset = Signal(66, reset_less=True)
+        offset = Signal(43, reset_less=True)            # three bits more than an address, so that it never wraps
         step = Signal(range(_PRODUCT_CYCLES))
         port = Signal(range(self._n_ports))
         job = Signal(ReadJob)
         m.d.comb += [
-            job.offset.eq(Mux(offset[40:].any(), -1, offset[:40])),
+            job.offset.eq(Mux(offset[40:].any() | (plan.scaled & too_large), -1, offset[:40])),
             job.cache.eq(plan.cache), job.dest.eq(plan.dest), job.index.eq(plan.index),
             job.beats.eq(Mux(plan.scaled, plan.beats, product[:32] + Mux(port < plan.n_longer, plan.beats, 0))),
         ]
@@ -48,7 +52,9 @@ class ReadExpander(wiring.Component):
 
         with m.FSM():
             with m.State("MULTIPLY"):
-                m.d.sync += [step.eq(step + self.i.valid), offset.eq(plan.addr + Mux(plan.scaled, product, 0)), port.eq(0)]
+                m.d.sync += [
+                    step.eq(step + self.i.valid), offset.eq(plan.addr + Mux(plan.scaled, product, 0)), port.eq(0),
+                ]
                 with m.If(step == _PRODUCT_CYCLES - 1):
                     m.next = "JOBS"
             with m.State("JOBS"):

@@ -1,7 +1,7 @@
 """The registers of ``celosia.hw.regs`` on AXI4-Lite.
 
-Every access answers OKAY. What is not there reads as zero; what cannot be written is left alone. Registers of kind "rw",
-but for IRQ_ENABLE and SCRATCH, keep their values while a program runs. Latency: a write 2 cycles, a read 7.
+Every access answers OKAY. What is not there reads as zero; what cannot be written is left alone. Registers of kind
+"rw", but for IRQ_ENABLE and SCRATCH, keep their values while a program runs. Latency: a write 2 cycles, a read 7.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -23,7 +23,7 @@ _TOPK_CYCLES = 4
 
 
 class Strobes(data.StructLayout):
-    """One bit for every counter but CYCLES, by its name in small letters: it counts the cycles in which the bit is set."""
+    """One bit for every counter but CYCLES, by its name in small letters: the cycles in which it is set are counted."""
     def __init__(self):
         super().__init__({counter.name.lower(): 1 for counter in COUNTERS if counter.name != "CYCLES"})
 

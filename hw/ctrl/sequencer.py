@@ -136,8 +136,8 @@ class Sequencer(wiring.Component):
             m.d.comb += [getattr(output.p.waits, unit).eq(getattr(header, f"wait_{unit}"))
                          for unit in ("load", "matmul", "vector", "attend")]
         command = self.o_load.p.command
-        m.d.comb += [command.n_words.eq(load.n_words), command.d_base.eq(load.d_base), command.d_stride.eq(load.d_stride),
-                     command.n_rows.eq(last_row + 1)]
+        m.d.comb += [command.n_words.eq(load.n_words), command.d_base.eq(load.d_base),
+                     command.d_stride.eq(load.d_stride), command.n_rows.eq(last_row + 1)]
         command = self.o_matmul.p.command
         m.d.comb += [command.n_row_groups.eq(matmul.n_row_groups), command.n_col_blocks.eq(matmul.n_col_blocks),
                      command.planes.eq(matmul.planes), command.bank.eq(matmul.bank),

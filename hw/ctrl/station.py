@@ -11,10 +11,10 @@ __all__ = ["Station"]
 
 
 class Station(wiring.Component):
-    """A queue of ``depth`` commands of ``shape``; the head appears on ``o`` when ``done_counts`` >= its waits, unit by unit.
+    """A queue of ``depth`` commands of ``shape``; ``o`` has the head once ``done_counts`` >= its waits, unit by unit.
 
-    ``done_counts`` never falls (but for a reset of all). Paths: none. Latency: 3 cycles; from the last count to ``o``: 1 cycle.
-    Rate: a command every 2 cycles.
+    ``done_counts`` never falls (but for a reset of all). Paths: none. Latency: 3 cycles; from the last count to ``o`` 1
+    cycle. Rate: a command every 2 cycles.
     """
 
     def __init__(self, shape, *, depth):
@@ -30,7 +30,8 @@ class Station(wiring.Component):
         m.submodules.queue = queue = Queue(Gated(self._shape), depth=self._depth, ram_style="distributed")
         connect(m, wiring.flipped(self.i), queue.i)
         head, go = queue.o.p, Signal()
-        met = [getattr(self.done_counts, unit) >= getattr(head.waits, unit) for unit in ("load", "matmul", "vector", "attend")]
+        met = [getattr(self.done_counts, unit) >= getattr(head.waits, unit)
+               for unit in ("load", "matmul", "vector", "attend")]
         leave = Signal()
         m.d.comb += [
             self.o.valid.eq(go), self.o.p.eq(head.command),

@@ -1,14 +1,15 @@
 """AXI4 and AXI4-Lite as streams: one stream a channel, one payload class a stream.
 
-Signatures are seen from the master: ``Out(AxiRead(...))`` in a component that reads memory, ``In(AxiLite(...))`` in one that
-is read and written. Every burst is INCR, as wide as the port, and never crosses a 4 KiB border, so size, burst type, lock,
-cache and protection are constants and belong to the wrapper that gives the ports their AXI names.
+Signatures are seen from the master: ``Out(AxiRead(...))`` in a component that reads memory, ``In(AxiLite(...))`` in
+one that is read and written. Every burst is INCR, as wide as the port, and never crosses a 4 KiB border, so size, burst
+type, lock, cache and protection are constants and belong to the wrapper that gives the ports their AXI names.
 """
 
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Address", "ReadData", "WriteData", "WriteResponse", "LiteWrite", "LiteRead", "AxiRead", "AxiWrite", "AxiLite"]
+__all__ = ["Address", "ReadData", "WriteData", "WriteResponse", "LiteWrite", "LiteRead",
+           "AxiRead", "AxiWrite", "AxiLite"]
 
 
 class Address(data.StructLayout):
@@ -79,8 +80,8 @@ class AxiWrite(_Signature):
 
 
 class AxiLite(_Signature):
-    """32-bit AXI4-Lite: ``aw``, ``w``, ``ar`` (Out), ``b``, ``r`` (In). ``aw`` and ``ar`` carry the byte address alone, ``b``
-    the response alone."""
+    """32-bit AXI4-Lite: ``aw``, ``w``, ``ar`` (Out), ``b``, ``r`` (In). ``aw`` and ``ar`` carry the byte address
+    alone, ``b`` the response alone."""
     def __init__(self, *, addr_bits):
         super().__init__((addr_bits,), {
             "aw": Out(stream.Signature(addr_bits)),

@@ -6,9 +6,9 @@
     bursts:   |----|--------|--------|--------|--------|--------|--|     borders at multiples of burst_beats
               first          burst_beats each                   rest
 
-Borders lie at multiples of burst_beats * port_bytes (at most 4 KiB), so no burst crosses 4 KiB, and memory sees aligned bursts.
-A burst at byte ``offset`` is good when ``offset`` and the address are multiples of port_bytes, offset + bytes <= window size,
-and the address does not leave the address space.
+Borders lie at multiples of burst_beats * port_bytes (at most 4 KiB), so no burst crosses 4 KiB, and memory sees aligned
+bursts. A burst at ``offset`` is good when ``offset`` and the address are multiples of port_bytes, offset + bytes <=
+window size, and the address does not leave the address space.
 
 Rate: a burst every 4 cycles, two more for a new transfer.
 """
@@ -48,8 +48,8 @@ class Burst(data.StructLayout):
 class BurstCutter(wiring.Component):
     """Transfers in, checked bursts out.
 
-    A transfer of no beats gives no burst. A bad burst is offered again and again: only a reset leads on. ``idle``: nothing
-    at work and nothing waiting. Paths: i.valid -> idle.
+    A transfer of no beats gives no burst. A bad burst is offered again and again: only a reset leads on. ``idle``:
+    nothing at work and nothing waiting. Paths: i.valid -> idle.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 ::
 
-    start -> cutter (program_count descriptors, one burst each) -> issue -> AR ..memory.. R -> gather 64 bytes -> [queue 8] -> o
+    start -> cutter (program_count descriptors, one burst each) -> issue -> AR ..memory.. R -> gather -> [queue 8] -> o
 
 It stops at END or after program_count descriptors; what was asked for beyond END is thrown away.
 """

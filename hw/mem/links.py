@@ -17,7 +17,7 @@ class Windows(data.Struct):
 
 
 class ErrorReport(data.Struct):
-    """Something went wrong in this cycle; ``code`` as in ``celosia.hw.regs.Error``, ``index`` of the descriptor to blame."""
+    """Something went wrong in this cycle; ``code`` as in ``celosia.hw.regs.Error``, ``index`` of the descriptor."""
     valid: unsigned(1)
     code: unsigned(4)
     index: unsigned(16)

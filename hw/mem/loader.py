@@ -3,7 +3,7 @@
 ::
 
     port 0 --+
-      ...    +--> beat of n_ports * port_bytes bytes --> word of vector_lanes elements --> P at d_base + r * d_stride + i
+      ...    +--> beat of n_ports port_bytes bytes --> word of vector_lanes elements --> P at d_base + r d_stride + i
     port P-1-+    (port p at bits 8 port_bytes p)        (first beat: lowest lanes)
 
 Rate: a beat a cycle.

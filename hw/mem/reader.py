@@ -1,4 +1,4 @@
-"""The reader of a port: read jobs in, their data out, in order, to one of three destinations, as far ahead as there is room.
+"""The reader of a port: read jobs in, their data out, in order, to one of three places, as far ahead as there is room.
 
 ::
 
@@ -6,9 +6,9 @@
                                        ^  (dest, index) of each burst in flight  ^                   -> o_matmul
                                        +---- room: beats neither promised nor held                   -> o_attend
 
-A burst is asked for when its window allows it, when the queue has room for all of it, and when fewer than read_outstanding
-bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with
-bursts of 4 beats or more.
+A burst is asked for when its window allows it, when the queue has room for all of it, and when fewer than
+read_outstanding bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with bursts of 4 beats
+or more.
 """
 
 from amaranth.hdl import Module, Mux, ResetInserter, Signal

@@ -60,9 +60,9 @@ class _Channel:
 class AxiRam:
     """``size_bytes`` of memory at address ``base`` behind the port ``prefix``.
 
-    ``reads`` and ``writes`` list the requests taken, as (offset, beats, id). ``read`` and ``write`` say which
-    channels the port has. AssertionError fails the bench on a request outside memory, unaligned, too long or across 4 KiB, and on a
-    WLAST in the wrong place.
+    ``reads`` and ``writes`` list the requests taken, as (offset, beats, id). ``read`` and ``write`` say which channels
+    the port has. AssertionError fails the bench on a request outside memory, unaligned, too long or across 4 KiB, and on
+    a WLAST in the wrong place.
     """
 
     def __init__(self, dut, prefix, *, size_bytes, port_bytes, addr_bits=40, id_bits=1, base=0, burst_beats=16,

@@ -29,9 +29,10 @@ CHECK_SIZES = ("token_lanes", "vector_lanes", "engine_rows", "columns", "port_by
 COMMANDS = {"load": LoadCommand, "matmul": MatmulCommand, "vector": isa.Vector, "attend": AttendCommand}
 DESTS = ("loader", "matmul", "attend")
 # One port, as narrow as can be, and a writer's port as wide as a vector word.
-solo = AccelConfig(name="solo", n_ports=1, port_bytes=8, token_lanes=4, vector_lanes=2, max_columns=640,
-                   max_row_groups=32, x_words=600, p_words=300, query_lanes=1, max_queries=16, max_head_words=5, max_positions=200,
-                   queue_beats=32, burst_beats=8, read_outstanding=3)
+solo = AccelConfig(
+    name="solo", n_ports=1, port_bytes=8, token_lanes=4, vector_lanes=2, max_columns=640, max_row_groups=32, x_words=600,
+    p_words=300, query_lanes=1, max_queries=16, max_head_words=5, max_positions=200, queue_beats=32, burst_beats=8,
+    read_outstanding=3)
 
 
 def sizes(config, names):

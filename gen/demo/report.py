@@ -18,6 +18,7 @@ import torch
 from . import data
 from .export import write_checkpoint
 from .model import DemoConfig, DemoModel, quantise_weight
+from .recipe import Recipe
 from .scoring import bits_per_byte
 
 __all__ = ["figures", "insert", "word_share", "write"]
@@ -44,21 +45,47 @@ def _excerpt(heldout):
     return heldout[:EXCERPT_BYTES].rsplit(b". ", 1)[0] + b".\n"
 
 
-def _sample(model, prompt, temperature):
+def _sample(model, prompt, temperature, known):
     """`N_SAMPLE_BYTES` bytes after `prompt`; temperature 0 is greedy, otherwise seed 0."""
     torch.manual_seed(0)
     choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else \
              {"do_sample": False, "temperature": None}
     tokens = torch.tensor([list(prompt.encode())])
     out = model.generate(tokens, max_new_tokens=N_SAMPLE_BYTES, max_length=None, **choice)
-    return bytes(out[0].tolist()).decode("ascii", "replace")
+    text = bytes(out[0].tolist()).decode("ascii", "replace")
+    return {"prompt": prompt, "temperature": temperature, "text": text,
+            "known_words": round(word_share(text, known), 3)}
 
 
-def _run_of(state):
-    """What a checkpoint of `train` says of its run."""
+def _run(weights, state, shipped, heldout, excerpt):
+    """What a checkpoint of `train` says of its run, and its scores."""
     recipe = state["recipe"]
+    if weights == "ternary":
+        def logits(tokens):
+            return shipped(tokens).logits
+    else:
+        twin = DemoModel(DemoConfig(), weights=weights)
+        twin.load_state_dict(state["model"])
+
+        def logits(tokens):
+            return twin(tokens, exact=True)
     return {"steps": state["step"], "tokens": state["step"] * recipe["batch"] * recipe["context"],
-            "finished": state["step"] == recipe["steps"], "recipe": recipe}
+            "finished": state["step"] == recipe["steps"], "recipe": recipe,
+            "heldout_bits_per_byte": round(bits_per_byte(logits, heldout), 4),
+            "excerpt_bits_per_byte": round(bits_per_byte(logits, excerpt), 4)}
+
+
+def _same_bytes(states):
+    """Both runs after equally many bytes, the most at which both still have the constant rate."""
+    scores = {w: {row["step"]: row for row in state["curve"] if row["heldout_bits_per_byte"] != ""
+                  and row["step"] <= Recipe(**state["recipe"]).descent_from}
+              for w, state in states.items()}
+    common = set.intersection(*(set(rows) for rows in scores.values()))
+    if len(states) < 2 or not common:
+        return None
+    step = max(common)
+    return {"tokens": scores["ternary"][step]["tokens"],
+            **{w: rows[step]["heldout_bits_per_byte"] for w, rows in scores.items()}}
 
 
 def write(out, work, page=None):
@@ -79,27 +106,15 @@ def write(out, work, page=None):
     known = sorted(word for word, count in counts.items() if count >= WORD_COUNT)
     (out / "words.txt").write_text("\n".join(known) + "\n")
 
-    shipped = BitNetForCausalLM.from_pretrained(out).eval()
-    runs = {}
-    for weights, state in states.items():
-        if weights == "ternary":
-            logits = lambda x: shipped(x).logits  # noqa: E731
-        else:
-            twin = DemoModel(config, weights="float").eval()
-            twin.load_state_dict(state["model"])
-            logits = lambda x, twin=twin: twin(x, exact=True)  # noqa: E731
-        runs[weights] = {**_run_of(state),
-                         "heldout_bits_per_byte": round(bits_per_byte(logits, heldout), 4),
-                         "excerpt_bits_per_byte": round(bits_per_byte(logits, excerpt), 4)}
+    with torch.compiler.set_stance("force_eager"):  # the reference compiles its small functions
+        shipped = BitNetForCausalLM.from_pretrained(out).eval()
+        runs = {weights: _run(weights, state, shipped, heldout, excerpt)
+                for weights, state in states.items()}
+        samples = [_sample(shipped, prompt, temperature, set(known))
+                   for prompt in PROMPTS for temperature in (0.0, 0.8)]
     matrices = [p for n, p in model.named_parameters() if n.endswith("_proj.weight")]
     zeros = sum((quantise_weight(m)[0] == 0).sum().item() for m in matrices)
     n_ternary = sum(m.numel() for m in matrices)
-    samples = []
-    for prompt in PROMPTS:
-        for temperature in (0.0, 0.8):
-            text = _sample(shipped, prompt, temperature)
-            samples.append({"prompt": prompt, "temperature": temperature, "text": text,
-                            "known_words": round(word_share(text, set(known)), 3)})
     record = {
         "format": 1,
         "data": {"package": data.PACKAGE, "sha256": data.PACKAGE_SHA256, "licence": "CC0-1.0",
@@ -107,7 +122,7 @@ def write(out, work, page=None):
                  "heldout_documents": data.N_HELDOUT},
         "shape": {**vars(config), "n_parameters": sum(p.numel() for p in model.parameters()),
                   "n_ternary_weights": n_ternary, "zero_share": round(zeros / n_ternary, 4)},
-        "runs": runs, "samples": samples}
+        "runs": runs, "after_the_same_bytes": _same_bytes(states), "samples": samples}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     with open(out / "loss.csv", "w", newline="") as file:
         rows = [row for state in states.values() for row in state["curve"]]
@@ -135,6 +150,12 @@ def figures(record):
               f"(the last {d['heldout_documents']} addresses). {shape['n_parameters']:,} parameters, "
               f"{shape['n_ternary_weights']:,} of them ternary, "
               f"{100 * shape['zero_share']:.1f} % of these zero.", ""]
+    pair = record["after_the_same_bytes"]
+    if pair and len({run["tokens"] for run in runs.values()}) > 1:
+        lines += ["The two runs saw different amounts of text, so their final figures are no fair "
+                  f"pair. After the same {pair['tokens']:,} bytes, both at the constant rate, the "
+                  "first 16 KB of the held-out text cost "
+                  f"{pair['ternary']:.3f} bits/byte (ternary) and {pair['float']:.3f} (float).", ""]
     if not all(run["finished"] for run in runs.values()):
         lines += ["A run that these figures show is not finished yet.", ""]
     for s in record["samples"]:
@@ -156,7 +177,8 @@ def insert(page, block):
 
 def main(argv=None):
     """Command line of the report."""
-    p = argparse.ArgumentParser(prog="python -m celosia.gen.demo.report")
+    p = argparse.ArgumentParser(prog="python -m celosia.gen.demo.report", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=pathlib.Path, required=True, help="folder of the checkpoint")
     p.add_argument("--work", type=pathlib.Path, default=pathlib.Path("build/demo"))
     p.add_argument("--page", type=pathlib.Path, default=pathlib.Path("docs/demo_model.md"))

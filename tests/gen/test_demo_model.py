@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from celosia.gen.demo import data, export, report, train
 from celosia.gen.demo import model as demo
+from celosia.gen.demo.recipe import Recipe
 from celosia.gen.demo.scoring import bits_per_byte
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -188,7 +189,7 @@ def test_gradient_passes_the_roundings_unchanged():
 
 
 def tiny_trainer(seed=1, steps=4, weights="ternary"):
-    recipe = train.Recipe(steps=steps, batch=2, context=16, warmup=2, seed=seed)
+    recipe = Recipe(steps=steps, batch=2, context=16, warmup=2, seed=seed)
     return train.Trainer((FOLDER / "heldout.txt").read_bytes(), recipe, config=TINY,
                          weights=weights, compiled=False)
 
@@ -239,7 +240,7 @@ def test_training_learns():
 
 
 def test_schedule_ends_at_zero():
-    recipe = train.Recipe(steps=100, warmup=10, rate=1.0, descent=0.4)
+    recipe = Recipe(steps=100, warmup=10, rate=1.0, descent=0.4)
     rates = [recipe.rate_at(step) for step in range(101)]
     assert rates[0] == 0.1 and rates[10] == rates[60] == 1.0 and rates[80] == 0.5
     assert rates[100] == 0.0
@@ -249,7 +250,7 @@ def test_schedule_ends_at_zero():
 
 def test_bad_choices_get_a_sentence():
     with pytest.raises(ValueError, match="Steps must be at least 1"):
-        train.Recipe(steps=0)
+        Recipe(steps=0)
     with pytest.raises(ValueError, match="Weights must be"):
         demo.DemoModel(TINY, weights="binary")
     with pytest.raises(ValueError, match="multiple of the 6 heads, not 100"):

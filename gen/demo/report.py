@@ -136,9 +136,13 @@ def write(out, work, page=None):
 
 
 def figures(record):
-    """The Markdown of a training.json: one table and the samples."""
+    """The Markdown of a training.json: the commands, one table, and the samples."""
     d, shape, runs = record["data"], record["shape"], record["runs"]
-    lines = ["| | " + " | ".join(runs) + " |", "|---|" + "---|" * len(runs)]
+    lines = ["```"]
+    for weights, run in runs.items():
+        lines.append(f"python -m celosia.gen.demo.train --out models/demo --weights {weights} "
+                     f"--steps {run['recipe']['steps']} --seed {run['recipe']['seed']}")
+    lines += ["```", "", "| | " + " | ".join(runs) + " |", "|---|" + "---|" * len(runs)]
     rows = {"held-out bits/byte": "heldout_bits_per_byte",
             "bits/byte on heldout.txt": "excerpt_bits_per_byte",
             "steps": "steps", "bytes seen": "tokens"}

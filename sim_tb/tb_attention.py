@@ -29,7 +29,8 @@ class Head:
             return (centre * torch.exp2(spread * torch.randn(shape, generator=g))).to(torch.float32)
 
         self.bank, self.first_position, self.n_tokens, self.group = bank, first_position, n_tokens, group
-        self.q, self.k, self.v = vectors(n_tokens, group, head_dim), vectors(n_positions, head_dim), vectors(n_positions, head_dim)
+        self.q = vectors(n_tokens, group, head_dim)
+        self.k, self.v = vectors(n_positions, head_dim), vectors(n_positions, head_dim)
         self.qf = scales(n_tokens, group, centre={"peaked": 0.1, "flat": 0.001}.get(kind, 0.02))
         self.ks, self.vs = scales(n_positions, centre=0.02), scales(n_positions, centre=0.01)
         if kind == "lowest":
@@ -96,21 +97,22 @@ class Bench:
         raise TimeoutError(f"{what} did not happen within {limit} cycles")
 
     async def run(self, heads, numbers, ahead):
-        """Heads of one launch. ``ahead``: the ATTEND of a head is given only when the rows of so many later heads are in."""
+        """Heads of one launch. ``ahead``: the ATTEND of a head waits until the rows of so many later heads are in."""
         first, n_tokens = heads[0].first_position, heads[0].n_tokens
         head_words = -(-heads[0].k.shape[1] // self.port_bytes)
         n_beats = record_beats(head_words, self.port_bytes)
         self.dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "first_position": first})
         rows_in, began = [0], self.n_done
-        places = [{"offset": numbers.randrange(1 << 38), "port_stride": numbers.randrange(1 << 32), "head_words": head_words,
-                   "index": numbers.randrange(1 << 16)} for _ in heads]
+        places = [{"offset": numbers.randrange(1 << 38), "port_stride": numbers.randrange(1 << 32),
+                   "head_words": head_words, "index": numbers.randrange(1 << 16)} for _ in heads]
 
         async def rows():
             for number, head in enumerate(heads):
-                await self.until(lambda: self.n_done - began > number - 2, "the bank's former ATTEND")
+                await self.until(lambda n=number: self.n_done - began > n - 2, "the bank's former ATTEND")
                 for h in range(head.group):
                     for t in range(n_tokens):
-                        await self.quant.send(row_words(QuantSink.Q, t, h, head.bank, head.q[t, h], head.qf[t, h], self.lanes))
+                        await self.quant.send(row_words(QuantSink.Q, t, h, head.bank, head.q[t, h], head.qf[t, h],
+                                                        self.lanes))
                 for sink, x, scales in ((QuantSink.K, head.k, head.ks), (QuantSink.V, head.v, head.vs)):
                     for t in range(n_tokens):
                         await self.quant.send(row_words(sink, t, 0, 0, x[first + t], scales[first + t], self.lanes))
@@ -118,7 +120,7 @@ class Bench:
 
         async def commands():
             for number, head in enumerate(heads):
-                await self.until(lambda: rows_in[0] >= min(number + 1 + ahead, len(heads)), "the rows of the head")
+                await self.until(lambda n=number: rows_in[0] >= min(n + 1 + ahead, len(heads)), "the rows of the head")
                 await self.command.send([{"group": head.group, "head_words": head_words, "bank": head.bank}])
 
         async def past(port):
@@ -153,7 +155,7 @@ class Bench:
                              "scale": int(f32.to_bits(scale[t, h]))} for i in range(words)]
                     assert got == want, f"head {number}, token {t}, query head {h}: {got} instead of {want}"
             assert self.n_done - began == number
-            await self.until(lambda: self.n_done - began == number + 1, "done", 4)
+            await self.until(lambda n=number: self.n_done - began == n + 1, "done", 4)
         for task in tasks:
             await task
         assert self.watch.transfers == words * n_tokens * sum(head.group for head in heads) + self.watched

@@ -5,10 +5,10 @@ token t sees positions j <= first_position + t. For one query (int8 vector q, bi
 (int8 vectors k, v, binary32 scales ks, vs):
 
     s = sum_d q[d] k[d]                                 exact
-    z = to_fixed((f32(s) * qf) * ks)                    binary32 products; then 16 fraction bits, half to even, saturated
-                                                        to +-2**30
+    z = to_fixed((f32(s) * qf) * ks)                    binary32 products; then 16 fraction bits, half to even,
+                                                        saturated to +-2**30
     (mant, e) = exp2_fix(z)                             weight = mant * 2**(e - 15), mant in [2**15, 2**16)
-    w = (mant * mv) >> 23                               mv: significand of vs, 24 bits with the hidden one; ev its exponent
+    w = (mant * mv) >> 23                               mv: 24-bit significand of vs; ev: its exponent
     ew = e + ev, or where w >= 2**16: w >>= 1, ew = e + ev + 1
 
 Two running sums a slice and query, each scaled by its own running exponent (the largest so far):
@@ -17,18 +17,20 @@ Two running sums a slice and query, each scaled by its own running exponent (the
     o[d] (signed) of w * v[d], exponent Eo from ew      positions seen whose vs is not zero
 
     add (x, e) to (sum, E):  e > E or nothing added yet:  sum = (sum >> (e - E)) + x, E = e
-                             else                         sum = sum + (x >> (E - e))         (of w alone, before times v)
+                             else                         sum = sum + (x >> (E - e))         (w alone, then times v)
 
 and then over the slices, with Em and Lm the largest exponents (Em = 0 where no slice has one):
 
     O[d] = sum_p o_p[d] >> (Em - Eo_p)      L = sum_p l_p >> (Lm - El_p)
     acc[d] = saturate_int32(O[d] >> 8)      scale = recip(f32(L)) * 2**(Em - Lm + 8)      value = f32(acc) * scale
 
-All shifts round down; a shift of 48 or more gives 0. Scales are not negative (the sign is ignored); subnormals are zero.
+All shifts round down; a shift of 48 or more gives 0. Scales are not negative (the sign is ignored); subnormals are
+zero.
 
-Against exact softmax attention of the same int8 vectors and scales, with |z| up to 2**10 and V = 127 max_j |vs_j|, the error
-measured on random rows of up to 1,500 positions is below V * 2**-12 (the tests allow 2**-11). Its sources: 15 bits of mantissa,
-16 fraction bits of z and 24 bits of its binary32 products, and up to one unit, 2**-15 of the largest weight, a position.
+Against exact softmax attention of the same int8 vectors and scales, with |z| up to 2**10 and V = 127 max_j |vs_j|,
+the error measured on random rows of up to 1,500 positions is below V * 2**-12 (the tests allow 2**-11). Its sources:
+15 bits of mantissa, 16 fraction bits of z and 24 bits of its binary32 products, and up to one unit, 2**-15 of the
+largest weight, a position.
 """
 
 import torch
@@ -116,7 +118,7 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices):
     first_position : int, position of token 0
     n_slices : int, slices (ports) the positions are shared out over
 
-    Returns (acc, scale): int32 (T, G, D) and float32 (T, G); the output is f32.mul(f32.from_int(acc), scale[..., None]).
+    Returns (acc, scale): int32 (T, G, D) and float32 (T, G); the output is acc * scale[..., None] in binary32.
     """
     n_tokens, group, head_dim = q.shape
     n_positions = first_position + n_tokens

@@ -1,21 +1,21 @@
 """The words inside the attention unit, the records it writes, and where a query vector is kept.
 
-A query of token t and head h is kept in *lane* (t + h) mod A at *index* ``QuerySlots.index``: the lanes fill evenly whether a
-command has many heads or many tokens, though a query is written before its group is known. A *pass* is one query a lane; pass i of
-a lane is its i-th query in the order t * group + h, and the pass table of a slice says which one that is.
+A query of token t and head h is kept in *lane* (t + h) mod A at *index* ``QuerySlots.index``: the lanes fill evenly
+whether a command has many heads or many tokens, though a query is written before its group is known. A *pass* is one
+query a lane; pass i of a lane is its i-th query in the order t * group + h, and the pass table of a slice says which
+one that is.
 """
 
 from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
-__all__ = ["QuerySlots", "AttentionSizes", "WriteWord", "SliceJob", "QueryWrite", "TableWrite", "RecordScale", "ScorePass",
-           "LaneWeight",
-           "WeightPass", "LaneState", "EXPONENT", "SHIFT_BITS", "LONGEST_SHIFT", "VISIT_GAP", "delay", "shift_amount"]
+__all__ = ["QuerySlots", "AttentionSizes", "WriteWord", "SliceJob", "QueryWrite", "TableWrite", "RecordScale",
+           "ScorePass", "LaneWeight", "WeightPass", "LaneState", "EXPONENT", "SHIFT_BITS", "VISIT_GAP",
+           "delay", "shift_amount"]
 
 EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
-LONGEST_SHIFT = 48      # this and longer give 0
-SHIFT_BITS = 6
+SHIFT_BITS = 6          # of a shift; 48 and more give 0
 VISIT_GAP = 5           # cycles between two visits of the same running sum
 
 
@@ -104,7 +104,7 @@ class WriteWord(data.StructLayout):
 
 
 class SliceJob(data.StructLayout):
-    """What a slice does for one command: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, .."""
+    """A slice's share of a command: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, .."""
     def __init__(self, sizes):
         super().__init__({
             "n_past": 16, "n_chunk": 5, "first_token": 4, "head_words": 6, "bank": 1,
@@ -119,7 +119,8 @@ class QueryWrite(data.StructLayout):
     def __init__(self, sizes):
         super().__init__({
             "lane": range(sizes.query_lanes), "index": sizes.slots.index_bits, "bank": 1, "word": sizes.head_words_log2,
-            "part": data.ArrayLayout(1, sizes.beat_words), "data": 8 * sizes.port_bytes, "with_factor": 1, "factor": 32})
+            "part": data.ArrayLayout(1, sizes.beat_words), "data": 8 * sizes.port_bytes,
+            "with_factor": 1, "factor": 32})
 
 
 class TableWrite(data.StructLayout):
@@ -161,7 +162,8 @@ class WeightPass(data.StructLayout):
 class LaneState(data.StructLayout):
     """Running state of one query in one slice, for the merge."""
     def __init__(self, sizes):
-        super().__init__({"o_exponent": EXPONENT, "o_seen": 1, "l_exponent": EXPONENT, "l_seen": 1, "l": sizes.sum_bits})
+        super().__init__({"o_exponent": EXPONENT, "o_seen": 1,
+                          "l_exponent": EXPONENT, "l_seen": 1, "l": sizes.sum_bits})
 
 
 def delay(m, value, cycles, *, reset_less=True):

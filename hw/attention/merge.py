@@ -7,7 +7,7 @@
     for each query:  TOP    largest exponents, a slice a cycle
                      SUM    denominators at the largest exponent; the shift of every slice
                      RECIP  the scale
-                     WORDS  for each word of L elements, for each slice:  read --> choose --> shift, shift --> add --> queue --> o
+                     WORDS  for each word of L elements, each slice:  read --> choose --> shift --> add --> queue --> o
 
 An output word takes P cycles, a query 2 P + 18 more. acc needs no saturation: 24 + 16 bits of the sum less 8 is 32.
 """
@@ -92,7 +92,8 @@ class Merge(wiring.Component):
         shifts = Array(Signal(shift, name=f"shift_{p}", reset_less=True) for p in range(n_ports))
         o_distance, l_distance = Signal(17), Signal(17)
         s2_l, s2_amount = Signal(sizes.sum_bits, reset_less=True), Signal(SHIFT_BITS, reset_less=True)
-        s3_l, total = Signal(sizes.sum_bits, reset_less=True), Signal(sizes.sum_bits + ceil_log2(n_ports), reset_less=True)
+        s3_l = Signal(sizes.sum_bits, reset_less=True)
+        total = Signal(sizes.sum_bits + ceil_log2(n_ports), reset_less=True)
         s2_sum = delay(m, s1_sum, 1, reset_less=False)
         s3_sum = delay(m, s2_sum, 1, reset_less=False)
         m.d.comb += [o_distance.eq(o_top - chosen.o_exponent), l_distance.eq(l_top - chosen.l_exponent)]

@@ -8,9 +8,10 @@
 
     offset of position j = offset + (j mod P) * port_stride + (j div P) * record_bytes
 
-The K rows of all tokens come before their V rows, tokens in order. A record begins to leave when its V row is complete; one beat a
-cycle, two cycles between records. The buffer has two halves: rows of the next chunk are taken in while this one leaves. The first
-word of a beat sets the rest of the beat to zero, so a row that ends within a beat is padded.
+The K rows of all tokens come before their V rows, tokens in order. A record begins to leave when its V row is
+complete; one beat a cycle, two cycles between records. The buffer has two halves: rows of the next chunk are taken in
+while this one leaves. The first word of a beat sets the rest of the beat to zero, so a row that ends within a beat is
+padded.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -136,7 +137,7 @@ class RecordGather(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [record_beats.eq((command.head_words << 1) + n_scale_beats), leave_token.eq(0), a_kind.eq(0),
+                m.d.sync += [record_beats.eq((command.head_words << 1) + n_scale_beats), leave_token.eq(0),
                              port.eq(self.launch.first_position[:port_log2])]
                 with m.If(self.i_record.valid):
                     m.next = "ROW"

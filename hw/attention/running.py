@@ -6,8 +6,9 @@
                                        ^                          |
                                        +-------- write <----------+
 
-fresh: nothing was added since ``clear``. grow: the new exponent is larger, or fresh; then the sum is shifted down by ``amount``
-and the exponent is the new one; otherwise the term is shifted. Visits of the same pass lie VISIT_GAP cycles apart.
+fresh: nothing was added since ``clear``. grow: the new exponent is larger, or fresh; then the sum is shifted down by
+``amount`` and the exponent is the new one; otherwise the term is shifted. Visits of the same pass lie VISIT_GAP
+cycles apart.
 """
 
 from amaranth.hdl import Module, Mux, Signal, signed

@@ -6,9 +6,9 @@
     past, then chunk -+-- scales ---> queue ---^                                         v
                       +-- V words ----------------------------------------------------> Values --> running sums
 
-Records come in the order K, scales, V. Scores of record j + 1 run while the values of record j are added; with enough lanes
-(all queries in one pass) a beat a cycle is taken in. The weight queue's places are counted when a pass begins (``space``), because
-nothing stalls between Scores and the queue.
+Records come in the order K, scales, V. Scores of record j + 1 run while the values of record j are added; with enough
+lanes (all queries in one pass) a beat a cycle is taken in. The weight queue's places are counted when a pass begins
+(``space``), because nothing stalls between Scores and the queue.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -109,7 +109,8 @@ class Slice(wiring.Component):
     idle : Out(1)
     i_past, i_chunk : In, records of the port and of the chunk
     query_en, query, table_en, table : In, writes of the query memory and the pass table
-    read_en, read_number, read_word : In, and sums (one cycle later), state (same cycle) : Out, a lane: for the merge, while idle
+    read_en, read_number, read_word : In, and sums (one cycle later), state (same cycle) : Out, a lane
+        For the merge, while idle.
     """
 
     def __init__(self, *, sizes):

@@ -3,12 +3,13 @@
 ::
 
     cycle  0        2           5           8            11           14             17              19        20
-    score --> float --> x factor --> x ks --> to fixed --> exp2 --> (mant, e) --------> running El --> shift --> l += mant
+    score --> float --> x factor --> x ks --> to fixed --> exp2 --> (mant, e) ------> running El --> shift --> l += mant
                                                                `--> x vs --> (w, ew) --> running Eo --> shift --> weight
 
     z = (float(s) * factor) * ks,  2**z ~ mant * 2**(e - 15),  w = (mant * significand(vs)) >> 23, normalised
 
-Nothing stalls. The state of a pass is visited every VISIT_GAP cycles at most, so that a visit finds what the one before left.
+Nothing stalls. The state of a pass is visited every VISIT_GAP cycles at most, so that a visit finds what the one
+before left.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
@@ -114,7 +115,8 @@ class SoftmaxLane(wiring.Component):
         ]
 
         # 19 .. 20: the weight.
-        s19_weight, s19_counts = delay(m, s17_weight, _SHIFT - _STATE), delay(m, s17_counts & s17_nonzero, _SHIFT - _STATE)
+        s19_weight = delay(m, s17_weight, _SHIFT - _STATE)
+        s19_counts = delay(m, s17_counts & s17_nonzero, _SHIFT - _STATE)
         longest = o_exponent.amount[4:].all()       # 48 or more
         s20 = Signal(LaneWeight, reset_less=True)
         m.d.sync += [

@@ -9,9 +9,10 @@
     i_past[p] ---------------------------------------+--> Slice p --+
     i_command --> walk the queries (pass tables) --> start --^      +--> Merge --> o
 
-A command runs alone: its words leave before the next begins. The rows of later heads are taken in meanwhile: queries into the
-other bank, records into the queues of the ports (two chunks at least) and the gather's buffer (two more); beyond that i_quant waits,
-so a program may write at most two heads further than the attention stream that it has taken.
+A command runs alone: its words leave before the next begins. The rows of later heads are taken in meanwhile: queries
+into the other bank, records into the queues of the ports (two chunks at least) and the gather's buffer (two more);
+beyond that i_quant waits, so a program may write at most two heads further than the attention stream that it has
+taken.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -56,7 +57,8 @@ class AttentionUnit(wiring.Component):
                  max_positions):
         self._sizes = sizes = AttentionSizes(
             n_ports=n_ports, port_bytes=port_bytes, vector_lanes=vector_lanes, token_lanes=token_lanes,
-            query_lanes=query_lanes, max_queries=max_queries, max_head_words=max_head_words, max_positions=max_positions)
+            query_lanes=query_lanes, max_queries=max_queries, max_head_words=max_head_words,
+            max_positions=max_positions)
         super().__init__({
             "i_command": In(stream.Signature(AttendCommand)),
             "i_past": In(stream.Signature(sizes.beat)).array(n_ports),
@@ -104,7 +106,8 @@ class AttentionUnit(wiring.Component):
         enables, beat = place_in_beat(row.word, row.data.as_value(), beat_words=sizes.beat_words)
         m.d.sync += [
             write_en.eq(self.i_quant.valid & is_query),
-            write.lane.eq(sizes.slots.lane(row.token, row.head)), write.index.eq(sizes.slots.index(row.token, row.head)),
+            write.lane.eq(sizes.slots.lane(row.token, row.head)),
+            write.index.eq(sizes.slots.index(row.token, row.head)),
             write.bank.eq(row.bank), write.word.eq(row.word[ceil_log2(sizes.beat_words):]),
             write.part.eq(enables), write.data.eq(beat), write.with_factor.eq(row.last), write.factor.eq(row.scale),
         ]

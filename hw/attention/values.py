@@ -7,10 +7,11 @@
                        +--> o RAM read ---------+--> shift by 0 .. 3 -+
                             v0            v1, v2           v3          v4 (written)
 
-A record begins when all its V words are there; then for each pass, for each word, one visit a cycle, as soon as the weight
-of the pass has come. A shift of more than 3 places, which is rare, takes more sweeps over the words of the pass, that only shift:
-rounding down twice is rounding down once. Two visits of the same (q, word) lie VISIT_GAP cycles apart: short records are followed
-by ``job.rest`` idle cycles, and short sweeps that only shift are filled up to VISIT_GAP.
+A record begins when all its V words are there; then for each pass, for each word, one visit a cycle, as soon as the
+weight of the pass has come. A shift of more than 3 places, which is rare, takes more sweeps over the words of the
+pass, that only shift: rounding down twice is rounding down once. Two visits of the same (q, word) lie VISIT_GAP
+cycles apart: short records are followed by ``job.rest`` idle cycles, and short sweeps that only shift are filled up
+to VISIT_GAP.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed

@@ -3,7 +3,7 @@
 ``lane = (token + head) mod A``; ``number`` is how many queries of that lane came before. One query a ``step``.
 """
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

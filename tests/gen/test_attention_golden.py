@@ -35,6 +35,12 @@ def add(state, x, e):
     return state, 0 if top - e >= 48 else x >> (top - e)
 
 
+def total(parts, top):
+    """Sums of the slices' [sums, exponent or None] at exponent ``top``."""
+    return [sum(0 if top - e >= 48 else sums[d] >> (top - e) for sums, e in parts if e is not None)
+            for d in range(len(parts[0][0]))]
+
+
 def literal(q, qf, k, ks, v, vs, first_position, n_slices):
     """The specification in plain loops."""
     n_tokens, group, head_dim = q.shape
@@ -61,13 +67,10 @@ def literal(q, qf, k, ks, v, vs, first_position, n_slices):
                 slices[j % n_slices] = (o, l)
             top = [max((s[i][1] for s in slices if s[i][1] is not None), default=0) for i in (0, 1)]
 
-            def total(i, d):
-                parts = [s[i] for s in slices if s[i][1] is not None]
-                return sum(0 if top[i] - e >= 48 else sums[d] >> (top[i] - e) for sums, e in parts)
-
-            acc[t, h] = torch.tensor([total(0, d) >> 8 for d in range(head_dim)])
+            totals = [total([s[i] for s in slices], top[i]) for i in (0, 1)]
+            acc[t, h] = torch.tensor([x >> 8 for x in totals[0]])
             power = math.ldexp(1.0, max(-400, min(400, top[0] - top[1] + 8)))
-            exact = float(func.recip(f32.from_int(torch.tensor(total(1, 0))))) * power
+            exact = float(func.recip(f32.from_int(torch.tensor(totals[1][0])))) * power
             scale[t, h] = torch.tensor(0.0 if exact < 2.0 ** -126 else exact, dtype=torch.float64).to(torch.float32)
     return acc, scale
 

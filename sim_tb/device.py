@@ -4,31 +4,22 @@ The host library does not know the difference: it writes registers, fills buffer
 """
 
 import ctypes
-import functools
 from pathlib import Path
 
 import numpy as np
 
 from celosia.gen.manifest import build_manifest
-from celosia.gen.verilog import emit, share_modules
+from celosia.gen.verilog import accelerator
 from celosia.hw.configs import CONFIGS
-from celosia.hw.top import Accelerator
 
 from .memory import PRESETS
 from .verilator import build_library
 
-__all__ = ["SimDevice", "verilog_of", "open_device"]
+__all__ = ["SimDevice", "open_device"]
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _MEMORY_BASE = 0x1000_0000
 _PAGE_BYTES = 4096
-
-
-@functools.cache
-def verilog_of(config):
-    """Verilog text of the whole accelerator for one configuration; module ``celosia``."""
-    top = Accelerator(config)
-    return share_modules(emit(top, "celosia", ports=top.ports()))
 
 
 def open_device(config="tiny", *, memory="kv260", memory_bytes=64 << 20, seed=0):
@@ -65,7 +56,7 @@ class SimDevice:
     def __init__(self, config, timing, *, memory_bytes=64 << 20, seed=0):
         self.config = config
         self.manifest = build_manifest(config)
-        library = build_library(verilog_of(config), "celosia", _HARNESS,
+        library = build_library(accelerator(config), "celosia", _HARNESS,
                                 extra_cflags=(f"-DN_PORTS={config.n_ports}", f"-DPORT_BYTES={config.port_bytes}"))
         self._lib = _load(str(library))
         c_timing = timing.as_c(seed)

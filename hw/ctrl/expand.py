@@ -41,7 +41,7 @@ class ReadExpander(wiring.Component):
 
         offset = Signal(43, reset_less=True)            # three bits more than an address, so that it never wraps
         step = Signal(range(_PRODUCT_CYCLES))
-        port = Signal(range(self._n_ports))
+        port = Signal(range(max(2, self._n_ports)))
         job = Signal(ReadJob)
         m.d.comb += [
             job.offset.eq(Mux(offset[40:].any() | (plan.scaled & too_large), -1, offset[:40])),

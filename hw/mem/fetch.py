@@ -58,7 +58,7 @@ class DescriptorFetch(wiring.Component):
         room_beats = _AHEAD * self._burst_beats
         stop = Signal()
         m.submodules.cutter = cutter = ResetInserter(self.flush | stop)(BurstCutter(
-            port_bytes=self._port_bytes, addr_bits=self._addr_bits, burst_beats=self._burst_beats, tag=0))
+            port_bytes=self._port_bytes, addr_bits=self._addr_bits, burst_beats=self._burst_beats, tag=1))
         m.submodules.queue = queue = cleared(Queue(Fetched, depth=_AHEAD, ram_style="distributed"))
         connect(m, queue.o, self.o)
 

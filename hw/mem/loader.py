@@ -57,7 +57,7 @@ class Loader(wiring.Component):
         beats = 4 * self._lanes // (self._n_ports * self._port_bytes)
         command = Signal(LoadCommand, reset_less=True)
         busy, take = Signal(), Signal()
-        beat = Signal(range(beats))
+        beat = Signal(range(max(2, beats)))
         row_addr, addr = Signal(16, reset_less=True), Signal(16, reset_less=True)
         left_words = Signal(16, reset_less=True)
         last = Signal(reset_less=True)

@@ -21,6 +21,9 @@ SIZES = {
                 max_head_words=4, max_positions=256),
     "kv260": dict(n_ports=4, port_bytes=16, vector_lanes=16, token_lanes=4, query_lanes=2, max_queries=16,
                   max_head_words=4, max_positions=4096),
+    # More query lanes than heads, a head of three words, sixteen tokens.
+    "wide": dict(n_ports=1, port_bytes=4, vector_lanes=2, token_lanes=16, query_lanes=4, max_queries=32,
+                 max_head_words=3, max_positions=100),
 }
 
 
@@ -38,7 +41,7 @@ def test_matches_golden(name):
 
 @pytest.mark.sim
 @pytest.mark.slow
-@pytest.mark.parametrize("name,seed", [("tiny", 2), ("duo", 3), ("kv260", 1)])
+@pytest.mark.parametrize("name,seed", [("tiny", 2), ("duo", 3), ("wide", 1), ("kv260", 1)])
 def test_matches_golden_long(name, seed):
     run(name, seed=seed, n_scenarios=21)
 

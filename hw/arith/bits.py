@@ -8,17 +8,17 @@ __all__ = ["leading_zeros", "round_up", "pack"]
 
 
 def leading_zeros(value):
-    """Zeros above the highest one of a value, by halving; means nothing where the value is 0."""
+    """Zeros above the highest one of a value of at least 2 bits, by halving; means nothing where the value is 0."""
     value = Value.cast(value)
     size = 1 << (len(value) - 1).bit_length()
     return _leading_zeros(Cat(Const(0, size - len(value)), value))
 
 
 def _leading_zeros(value):
-    if len(value) == 1:
-        return Const(0, 0)
     half = len(value) // 2
     low, high = value[:half], value[half:]
+    if half == 1:
+        return ~high
     high_any = high.any()
     return Cat(Mux(high_any, _leading_zeros(high), _leading_zeros(low)), ~high_any)
 

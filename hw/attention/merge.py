@@ -126,7 +126,7 @@ class Merge(wiring.Component):
                 m.d.sync += scale.eq(Cat(recip.o.mantissa, biased[:8], 0))
 
         # WORDS: a read a cycle while the queue has a place for its word.
-        word, part, port = Signal(6), Signal(range(sizes.beat_words)), Signal(range(n_ports))
+        word, part, port = Signal(6), Signal(range(max(sizes.beat_words, 2))), Signal(range(max(n_ports, 2)))
         pending = Signal(range(_OUT_WORDS + 1))
         read, last_port, last_part, last_word = Signal(), Signal(), Signal(), Signal()
         words_go = Signal()

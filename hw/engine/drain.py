@@ -56,7 +56,7 @@ class Drain(wiring.Component):
         # s0: which word. `arrived` counts the row groups of this block and later ones that have landed.
         arrived = Signal(range(2 * self._groups + 1))
         group, lane = Signal(range(self._groups)), Signal(range(self._tokens))
-        part = Signal(range(slices))
+        part = Signal(range(max(slices, 2)))
         base = Signal(range(2 * self._groups))
         advance, step = Signal(), Signal()
         last_part, last_group, last_lane = Signal(), Signal(), Signal()

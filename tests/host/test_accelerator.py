@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from tests.host.fake import FakeDevice
+from fake import FakeDevice
 
 from celosia.host.accelerator import Accelerator
 from celosia.host.errors import CelosiaError, DeviceTimeout, ProgramError

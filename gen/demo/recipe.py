@@ -4,12 +4,15 @@ __all__ = ["Recipe"]
 
 
 class Recipe:
-    """The numbers of a run.  Learning rates are peaks, lengths are in steps."""
+    """The numbers of a run.  Learning rates are peaks, lengths are in steps, `descent` is the
+    share of the steps over which the rate falls to zero."""
 
     def __init__(self, *, steps, batch=16, context=256, rate=3e-3, warmup=200, descent=0.4,
                  decay=0.1, seed=1):
         if steps < 1:
             raise ValueError(f"Steps must be at least 1, not {steps}")
+        if not 0 < descent <= 1:
+            raise ValueError(f"Descent must be a share above 0 and at most 1, not {descent}")
         self.steps, self.batch, self.context = steps, batch, context
         self.rate, self.warmup, self.descent = rate, warmup, descent
         self.decay, self.seed = decay, seed

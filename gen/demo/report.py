@@ -141,7 +141,8 @@ def figures(record):
     lines = ["```"]
     for weights, run in runs.items():
         lines.append(f"python -m celosia.gen.demo.train --out models/demo --weights {weights} "
-                     f"--steps {run['recipe']['steps']} --seed {run['recipe']['seed']}")
+                     f"--steps {run['recipe']['steps']} --descent {run['recipe']['descent']} "
+                     f"--seed {run['recipe']['seed']}")
     lines += ["```", "", "| | " + " | ".join(runs) + " |", "|---|" + "---|" * len(runs)]
     rows = {"held-out bits/byte": "heldout_bits_per_byte",
             "bits/byte on heldout.txt": "excerpt_bits_per_byte",

@@ -1,6 +1,6 @@
 """Train the demo model.  `python -m celosia.gen.demo.train --out models/demo`
 
-The schedule is warm-up, constant, then linear to zero over the last 40 %; weight decay is 0.1
+The schedule is warm-up, constant, then linear to zero over the last 40 % (`--descent`); weight decay is 0.1
 until that descent begins and 0 from there (for the float twin 0.1 throughout).  The batch of a step
 depends on the seed and the step alone, so an interrupted run goes on from its last checkpoint as
 if nothing had happened, and the number of steps may be chosen again as long as the descent has
@@ -101,6 +101,7 @@ def _parse(argv):
     p.add_argument("--weights", choices=("ternary", "float"), default="ternary")
     p.add_argument("--steps", type=int, default=12000)
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    p.add_argument("--descent", type=float, default=0.4, help="share of the steps at falling rate")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--no-compile", action="store_true", help="slower, needs no C++ compiler")
@@ -112,9 +113,9 @@ def main(argv=None):
     args = _parse(argv)
     torch.set_num_threads(args.threads)
     train_text, heldout_text = data.split(data.load_text(args.work))
-    trainer = Trainer(train_text, Recipe(steps=args.steps, rate=args.rate, seed=args.seed),
-                      weights=args.weights, compiled=not args.no_compile)
-    recipe, checkpoint = trainer.recipe, args.work / f"{args.weights}.pt"
+    recipe = Recipe(steps=args.steps, rate=args.rate, descent=args.descent, seed=args.seed)
+    trainer = Trainer(train_text, recipe, weights=args.weights, compiled=not args.no_compile)
+    checkpoint = args.work / f"{args.weights}.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
         print(f"going on from step {trainer.step}", flush=True)

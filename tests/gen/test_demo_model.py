@@ -251,6 +251,8 @@ def test_schedule_ends_at_zero():
 def test_bad_choices_get_a_sentence():
     with pytest.raises(ValueError, match="Steps must be at least 1"):
         Recipe(steps=0)
+    with pytest.raises(ValueError, match="Descent must be a share"):
+        Recipe(steps=10, descent=0.0)
     with pytest.raises(ValueError, match="Weights must be"):
         demo.DemoModel(TINY, weights="binary")
     with pytest.raises(ValueError, match="multiple of the 6 heads, not 100"):

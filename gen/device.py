@@ -17,6 +17,7 @@ _BASE = 0x1000_0000
 _PAGE_BYTES = 4096
 _START, _RESET, _CLEAR = 1, 2, 4
 _DONE, _ERROR = 2, 4
+_MAX_TOKENS = 17     # one more than any accelerator takes: refused by the machine
 
 
 def open_device(config="tiny", *, memory_bytes=256 << 20):
@@ -95,7 +96,8 @@ class GoldenDevice:
         if self._machine is None or windows != self._windows:
             self._windows = windows
             self._machine = Machine(self.peek(*windows[:2]), self.peek(*windows[2:]), self.config)
-        tokens = [self.read32(regs.offset(f"TOKEN{t}")) for t in range(self.read32(regs.offset("N_TOKENS")))]
+        n_tokens = self.read32(regs.offset("N_TOKENS"))
+        tokens = [self.read32(regs.offset("TOKEN0") + 4 * t) for t in range(min(n_tokens, _MAX_TOKENS))]
         program = self._get("PROGRAM_OFFSET"), self.read32(regs.offset("PROGRAM_COUNT"))
         status = regs.offset("STATUS")
         try:

@@ -22,6 +22,7 @@ __all__ = ["Accelerator", "Stats"]
 
 ID_MAGIC = 0x4F4C4543
 CONTROL_START, CONTROL_RESET, CONTROL_CLEAR = 1, 2, 4
+_QUIET_TRIES, _QUIET_CYCLES = 100, 10_000
 STATUS_BUSY, STATUS_DONE, STATUS_ERROR, STATUS_DRAINING = 1, 2, 4, 8
 
 
@@ -206,6 +207,7 @@ class Accelerator:
         Raises ``ProgramError`` when the accelerator stops it, ``DeviceTimeout`` when it does not finish.
         """
         where = self._need_image().header["programs"][program]
+        self._await_quiet()
         self._write64("PROGRAM_OFFSET", where["offset"])
         self._write("PROGRAM_COUNT", where["count"])
         self._write("N_TOKENS", len(tokens))
@@ -219,6 +221,7 @@ class Accelerator:
             self._raise_error()
         if not status & STATUS_DONE:
             self._write("CONTROL", CONTROL_RESET)
+            self._await_quiet()
             raise DeviceTimeout(f"Program {program!r} must end within {self._limit_cycles()} cycles; it was stopped")
         self._write("CONTROL", CONTROL_CLEAR)
         for name in self._device.manifest["counters"]:
@@ -234,11 +237,12 @@ class Accelerator:
         raise ProgramError(names.get(code, str(code)), self._read("ERROR_INDEX"))
 
     def _await_quiet(self):
-        for _ in range(100):
+        for _ in range(_QUIET_TRIES):
             if not self._read("STATUS") & (STATUS_BUSY | STATUS_DRAINING):
                 return
-            self._device.wait(10_000)
-        raise DeviceTimeout("The accelerator must be quiet within 1,000,000 cycles of a reset; its memory does not answer")
+            self._device.wait(_QUIET_CYCLES)
+        raise DeviceTimeout(f"The accelerator must be quiet within {_QUIET_TRIES * _QUIET_CYCLES:,} cycles before a run; "
+                            "its memory does not answer")
 
     def _candidates(self):
         base = self._device.manifest["topk_offset"]

@@ -19,7 +19,7 @@ class ProgramError(CelosiaError):
     """
 
     MEANING = {
-        "OPCODE": "the descriptor has an unknown opcode",
+        "OPCODE": "the descriptor has an unknown opcode, or an unknown code in a field",
         "SIZE": "the descriptor has a size beyond this configuration",
         "READ_WINDOW": "the descriptor reads outside its window",
         "WRITE_WINDOW": "the descriptor writes outside its window",

@@ -24,7 +24,7 @@ class Register(NamedTuple):
 class Error:
     """Values of ERROR_CODE."""
     NONE = 0
-    OPCODE = 1        # unknown opcode
+    OPCODE = 1        # unknown opcode, or an unknown code in a field
     SIZE = 2          # a size beyond the configuration
     READ_WINDOW = 3   # a read outside its window
     WRITE_WINDOW = 4  # a write outside its window

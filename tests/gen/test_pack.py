@@ -102,7 +102,7 @@ def test_refuses_what_is_not_legal():
         pack.unpack_matmul([np.where(np.arange(ports[0].size) == 3, 243, ports[0])], 1, 4, 10, config)
     with pytest.raises(ValueError, match="Padding of a 3 x 10 matrix"):
         pack.unpack_matmul([np.where(np.arange(ports[0].size) == 7, 122, ports[0])], 1, 3, 10, config)
-    with pytest.raises(ValueError, match="1 ports of 16 bytes"):
+    with pytest.raises(ValueError, match="1 ports of 32 bytes"):
         pack.unpack_matmul(ports, 1, 8, 10, config)
     with pytest.raises(ValueError, match="Trits must be -1, 0 or"):
         pack.pack_matmul(planes + 2, config)

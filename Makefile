@@ -8,7 +8,7 @@
 
 CONFIG ?= kv260
 PROMPT ?= The people of the United States
-TOKENS ?= 64
+TOKENS ?= 96
 JOBS   ?= 2
 
 STAMP   := .venv/ready-$(shell cat requirements.lock pyproject.toml setup.py tools/setup.sh | sha256sum | cut -c1-16)
@@ -25,7 +25,7 @@ verilog: $(STAMP)
 	$(CELOSIA) verilog --config $(CONFIG) -o build/verilog/$(CONFIG)
 
 demo: $(STAMP)
-	$(CELOSIA) run --model demo --config tiny --backend sim --prompt "$(PROMPT)" -n $(TOKENS) --check
+	$(CELOSIA) run --model demo --config tiny --backend sim --prompt "$(PROMPT)" -n $(TOKENS) --temperature 0.6 --seed 1 --check
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow"

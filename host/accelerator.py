@@ -56,13 +56,13 @@ class Stats:
 
     @property
     def cycles_per_token(self):
-        """Cycles of a decoded token, on average; nan before the first."""
-        return self.decode_cycles / self.new_tokens if self.new_tokens else float("nan")
+        """Cycles of a decoded token, on average; nan before the first, and on a device that counts none."""
+        return self.decode_cycles / self.new_tokens if self.new_tokens and self.decode_cycles else float("nan")
 
     @property
     def tokens_per_s(self):
-        """Decoded tokens a second at ``clock_mhz``; nan before the first."""
-        return self.clock_mhz * 1e6 / self.cycles_per_token if self.new_tokens else float("nan")
+        """Decoded tokens a second at ``clock_mhz``; nan where ``cycles_per_token`` is."""
+        return self.clock_mhz * 1e6 / self.cycles_per_token
 
 
 class Accelerator:

@@ -164,6 +164,15 @@ def test_command_line_prints_one_object():
     assert printed["cycles"] > 0 and printed["clock_mhz"] == 250 and printed["tokens_per_s"] > 0
 
 
+def test_golden_backend_needs_no_hardware():
+    result = CliRunner().invoke(main, ["run", "--backend", "golden", "--prompt", "The", "-n", "3", "--json"])
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert len(printed["tokens"]) == 3 and printed["tokens_per_s"] is None and "identical_to_golden" not in printed
+    text = CliRunner().invoke(main, ["run", "--backend", "golden", "--prompt", "The", "-n", "3"])
+    assert text.exit_code == 0 and text.stdout.startswith("The" + printed["text"])
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     (["run", "--config", "huge"], "must be one of"),
     (["run", "--model", "nothing.img"], "nothing.img"),

@@ -115,7 +115,8 @@ def _same_as_golden(image, config, prompt_tokens, tokens, steps, quiet):
     """Whether the golden machine finds the same candidates, bit for bit, along the same tokens."""
     with Accelerator.open("golden", config=config) as golden:
         golden.load(image)
-        bar = click.progressbar(length=len(steps), label="golden machine", file=sys.stderr, hidden=quiet)
+        bar = click.progressbar(length=len(steps), label="golden machine", file=sys.stderr,
+                                hidden=quiet or not sys.stderr.isatty())
         with bar:
             candidates = golden.prefill(prompt_tokens)
             for step, seen in enumerate(steps):

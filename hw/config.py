@@ -3,9 +3,9 @@
 Only ``top.py`` and the generator see a whole :class:`AccelConfig`; a unit takes the few numbers it needs.
 """
 
-from dataclasses import asdict, dataclass, fields
 import hashlib
 import json
+from dataclasses import asdict, dataclass, fields
 
 __all__ = ["AccelConfig"]
 

@@ -14,7 +14,7 @@ from celosia.host.tokens import tokenizer_of
 from celosia.hw.configs import CONFIGS
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+import matplotlib.pyplot as plt
 
 __all__ = ["main", "measure"]
 

@@ -6,9 +6,9 @@ from cocotb.triggers import RisingEdge
 
 from celosia.gen.golden import f32
 from celosia.gen.golden.attention import attend, pack_record
-from celosia.hw.attention.links import WriteWord
 from celosia.hw.isa import Sink as QuantSink
 from celosia.hw.links import AttendCommand, AttendWord, Launch, QuantWord, RecordCommand, record_beats
+from celosia.hw.mem.links import WriteWord
 from celosia.sim_tb.link import Monitor, Sink, Source, pack, parameters, reset, rng, start_clock
 
 KINDS = ("plain", "peaked", "flat", "lowest", "one_hot", "wide", "zeros")

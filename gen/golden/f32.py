@@ -92,7 +92,7 @@ def from_int(x):
 
 def from_int32(x):
     """``from_int``, of accumulators in -2**31..2**31-1."""
-    x = torch.as_tensor(x)
+    x = torch.as_tensor(x).to(torch.int64)
     assert not x.numel() or -1 << 31 <= x.min() and x.max() < 1 << 31, "from_int32 takes 32-bit values"
     return from_int(x)
 

@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
-__all__ = ["QuerySlots", "AttentionSizes", "WriteWord", "SliceJob", "QueryWrite", "TableWrite", "RecordScale",
+__all__ = ["QuerySlots", "AttentionSizes", "SliceJob", "QueryWrite", "TableWrite", "RecordScale",
            "ScorePass", "LaneWeight", "WeightPass", "LaneState", "EXPONENT", "SHIFT_BITS", "VISIT_GAP",
            "delay", "shift_amount"]
 
@@ -92,15 +92,6 @@ class AttentionSizes:
     def acc_word(self):
         """The running sums of one word of a head."""
         return data.ArrayLayout(signed(self.acc_bits), self.port_bytes)
-
-
-class WriteWord(data.StructLayout):
-    """A beat of a record for memory: one burst of ``beats`` beats a record, at ``offset`` in the cache window.
-
-    ``offset``, ``beats`` and ``index`` (of the descriptor) are given with the first beat, and zero after it.
-    """
-    def __init__(self, port_bytes):
-        super().__init__({"offset": 40, "data": 8 * port_bytes, "first": 1, "last": 1, "beats": 16, "index": 16})
 
 
 class SliceJob(data.StructLayout):

@@ -21,8 +21,9 @@ from amaranth.utils import ceil_log2
 
 from ..isa import Sink
 from ..links import Launch, QuantWord, RecordCommand, scale_beats
+from ..mem.links import WriteWord
 from ..stream import Buffer, connect
-from .links import AttentionSizes, WriteWord
+from .links import AttentionSizes
 
 __all__ = ["RecordGather", "place_in_beat"]
 

@@ -22,8 +22,9 @@ from amaranth.utils import ceil_log2
 
 from ..isa import Sink
 from ..links import AttendCommand, AttendWord, Launch, QuantWord, RecordCommand, record_beats
+from ..mem.links import WriteWord
 from ..stream import Queue, connect
-from .links import VISIT_GAP, AttentionSizes, QueryWrite, SliceJob, TableWrite, WriteWord
+from .links import VISIT_GAP, AttentionSizes, QueryWrite, SliceJob, TableWrite
 from .merge import Merge
 from .record import RecordGather, place_in_beat
 from .slice import Slice

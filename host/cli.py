@@ -33,6 +33,8 @@ class _Commands(click.Group):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise
         except _SAID_AS_ONE_SENTENCE as error:
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise click.ClickException(str(text)) from error

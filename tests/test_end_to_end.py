@@ -173,6 +173,18 @@ def test_golden_backend_needs_no_hardware():
     assert text.exit_code == 0 and text.stdout.startswith("The" + printed["text"])
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["configs"]], ids=" ".join)
+def test_command_line_tells_about_itself(arguments):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0 and result.stdout and not result.stderr
+
+
+def test_doctor_passes_on_the_simulated_device():
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["ok"] * 7
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     (["run", "--config", "huge"], "must be one of"),
     (["run", "--model", "nothing.img"], "nothing.img"),

@@ -233,12 +233,14 @@ class Memory {
                 continue;
             }
             const unsigned n_writes = writes_tail_ - writes_head_;
+            const bool reads = any_waiting();
+            if (!n_writes && !reads) return;
             if (n_writes && (n_writes >= timing_.write_group || now_ - writes_[writes_head_ % kWrites].since >= timing_.write_wait)) {
                 write_group();
                 continue;
             }
-            if (read_piece()) continue;
-            if (n_writes && !any_waiting()) {
+            if (reads && read_piece()) continue;
+            if (n_writes && !reads) {
                 write_group();
                 continue;
             }

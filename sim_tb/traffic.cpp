@@ -18,7 +18,7 @@ struct Stream {
     uint32_t write_beats;
 };
 
-// What a master does wrong, once, after some reading.
+// What a master does wrong.
 enum Fault : uint32_t { kNone, kCross4K, kDropValid, kChangePayload, kWrongLast };
 
 struct Master {
@@ -58,7 +58,7 @@ int celosia_traffic(const celosia::Timing *timing, int n_ports, int port_bytes, 
                 uint64_t room = uint64_t(s.burst_beats) * port_bytes, left = s.bytes - m.asked;
                 uint64_t page = 4096 - (s.address + m.asked) % 4096;
                 if (room > left) room = left;
-                if (room > page && !(fault == kCross4K && m.asked)) room = page;
+                if (room > page && fault != kCross4K) room = page;
                 pins.arvalid = true;
                 pins.araddr = s.address + m.asked;
                 pins.arlen = room / port_bytes - 1;

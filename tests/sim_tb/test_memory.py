@@ -12,7 +12,7 @@ pytestmark = pytest.mark.sim
 KV260 = PRESETS["kv260"]
 MHZ = 250
 # HP0, HP2, and HPC0 and HPC1 together behind the cache-coherent interconnect.
-COHERENT = dataclasses.replace(KV260, entry=(0, 1, 2, 2), entry_gap_cycles=(0, 0, 5.5, 0))
+COHERENT = dataclasses.replace(KV260, entry=(0, 1, 2, 2), entry_gap_cycles=(0, 0, 7, 0), entry_run=4)
 WEIGHTS, SUMS = 0x3830_0000, 0x5930_0000
 KB = 1024
 
@@ -31,7 +31,7 @@ def engines(n, *, rows=6912, row_bytes=640, write_bytes=4096, address=None):
 def head():
     """The output head: 128,256 rows of 512 bytes, no writes, in streams that keep out of each other's rows."""
     start = WEIGHTS // (64 * KB) * 64 * KB
-    streams = engines(4, rows=128_256, row_bytes=512, address=lambda i: start + (i << 24) + (0, 24, 40, 56)[i] * KB)
+    streams = engines(4, rows=128_256, row_bytes=512, address=lambda i: start + (i << 24) + (0, 56, 48, 24)[i] * KB)
     return [dataclasses.replace(stream, write_every_bytes=0) for stream in streams]
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
@@ -113,13 +114,19 @@ def _figures(config, text, part, progress):
 def _modules(cuts, progress):
     """({module: counts}, {module: Timing}, memories that became registers), leaves first."""
     counts, timings, arrays = {}, {}, []
-    bar = tqdm(cuts.items(), desc="synthesis", unit="module", leave=False, disable=None if progress else True)
-    for name, module in bar:
-        bar.set_postfix_str(name.removeprefix(f"{_TOP}."))
-        mapped = synthesis.synthesise(module)
-        counts[name] = netlist.count(mapped["cells"])
-        timings[name] = netlist.timing(mapped, timings)
-        arrays += [{"module": name, "words": words, "bits": bits} for _, words, bits in mapped["registers"]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
+            total=len(cuts), desc="synthesis", unit="module", leave=False, disable=None if progress else True) as bar:
+        netlists = pool.map(synthesis.synthesise, cuts.values())
+        try:
+            for name, mapped in zip(cuts, netlists):
+                counts[name] = netlist.count(mapped["cells"])
+                timings[name] = netlist.timing(mapped, timings)
+                arrays += [{"module": name, "words": words, "bits": bits} for _, words, bits in mapped["registers"]]
+                bar.set_postfix_str(name.removeprefix(f"{_TOP}."), refresh=False)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return counts, timings, arrays
 
 

@@ -31,6 +31,8 @@ __all__ = ["engine_modules", "report", "resources", "table"]
 
 _TOP = "celosia"
 _HOLDERS = (_TOP, f"{_TOP}.core")      # what they hold are the blocks
+# What a configuration for the part should keep to: shares of the part, LUTs a multiply-add, levels.
+_GOALS = {"lut": 0.75, "bram36": 0.9, "uram": 0.9, "dsp": 0.9, "lut_per_mac": 7, "logic_levels": 8}
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "resources.md"
 
 
@@ -98,7 +100,7 @@ def _figures(config, text, part, progress):
     worst = max(timings, key=lambda module: timings[module].levels)
     multiply_adds = config.engine_rows * config.columns * config.token_lanes
     largest = max(arrays, key=lambda array: array["words"] * array["bits"], default=None)
-    return {
+    figures = {
         "digest": config.digest, "part": part.name, "yosys": importlib.metadata.version("pyosys"), "clock_mhz": config.clock_mhz,
         **total, "share": {kind: total[kind] / getattr(part, kind) for kind in KINDS},
         "multiply_adds": multiply_adds, "lut_per_mac": blocks["engine"]["lut"] / multiply_adds,
@@ -109,6 +111,9 @@ def _figures(config, text, part, progress):
         "modules": [
             {"module": module, "instances": times_in_all[module], **counts[module], "logic_levels": timings[module].levels}
             for module in sorted(counts, key=lambda module: (-times_in_all[module] * counts[module]["lut"], module))]}
+    found = {goal: figures["share"].get(goal, figures[goal]) for goal in _GOALS}
+    return figures | {"goals": {goal: {"at_most": _GOALS[goal], "found": found[goal], "met": found[goal] <= _GOALS[goal]}
+                                for goal in _GOALS}}
 
 
 def _modules(cuts, progress):
@@ -176,7 +181,18 @@ def _sentences(figures):
     cells = [f"{cell} x {n}" if n > 1 else cell
              for cell, group in groupby(figures["longest_path"]["cells"]) if (n := len(list(group)))]
     array = figures["largest_register_array"]
+    goals = []
+    for goal, verdict in figures["goals"].items():
+        if goal in figures["share"]:
+            text = f"{_HEADER[KINDS.index(goal)]} {100 * verdict['found']:.1f} % of at most {100 * verdict['at_most']:g} %"
+        else:
+            text = f"{goal.replace('_', ' ')} {verdict['found']:.3g} of at most {verdict['at_most']:g}"
+        goals.append(text + ("" if verdict["met"] else " (**missed**)"))
+    long = [f"{row['module'].removeprefix(f'{_TOP}.')} ({row['logic_levels']})" for row in sorted(
+        figures["modules"], key=lambda row: -row["logic_levels"]) if row["logic_levels"] > _GOALS["logic_levels"]]
     return [
+        f"Goals: {'; '.join(goals)}.",
+        f"Modules with ways of more than {_GOALS['logic_levels']} levels: {', '.join(long) or 'none'}.",
         f"{figures['lut_per_mac']:.2f} LUT a multiply-add: {figures['blocks']['engine']['lut']:,} LUT of the engine, "
         f"{figures['multiply_adds']:,} multiply-adds a cycle.",
         f"{figures['logic_levels']} levels between registers at most, in {figures['longest_path']['module']}: {', '.join(cells)}.",

@@ -128,6 +128,7 @@ def test_json(toy):
     assert figures["config"] == "tiny" and figures["part"] == "XCK26" and figures["logic_levels"] == 5
     assert (figures["lut"], figures["ff"], figures["lut_per_mac"]) == (32, 96, 32 / (2 * 20 * 4))
     assert figures["share"]["lut"] == 32 / XCK26.lut
+    assert figures["goals"]["logic_levels"] == {"at_most": 8, "found": 5, "met": True}
     assert set(figures["blocks"]) == {"engine", "core", "top"}
     for block in figures["blocks"].values():
         assert {*KINDS, "share", "logic_levels"} == block.keys()

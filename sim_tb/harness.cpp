@@ -42,7 +42,7 @@ class Sim {
 
     // Run until the interrupt, a violation or `limit` cycles; returns whether the interrupt came.
     bool run(uint64_t limit) {
-        for (uint64_t i = 0; i < limit && !memory_.violation(); i++) {
+        for (uint64_t i = 0; i < limit && !memory_.rules().violation(); i++) {
             cycle();
             if (top_->irq) return true;
         }
@@ -166,7 +166,7 @@ int celosia_read32(void *sim, uint32_t addr, uint32_t *value) { return ((Sim *)s
 void celosia_set_dead(void *sim, int dead) { ((Sim *)sim)->memory().set_dead(dead); }
 void celosia_set_error_range(void *sim, uint64_t lo, uint64_t hi) { ((Sim *)sim)->memory().set_error_range(lo, hi); }
 uint32_t celosia_violation(void *sim, uint64_t *cycle) {
-    *cycle = ((Sim *)sim)->memory().violation_cycle();
-    return ((Sim *)sim)->memory().violation();
+    *cycle = ((Sim *)sim)->memory().rules().violation_cycle();
+    return ((Sim *)sim)->memory().rules().violation();
 }
 }

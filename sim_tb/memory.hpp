@@ -11,12 +11,13 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "axi_rules.hpp"
 
 namespace celosia {
 
-constexpr int kMaxPorts = 4, kMaxPortBytes = 16, kPieceBeats = 16;
+constexpr int kPieceBeats = 16;
 
 struct Timing {
     uint32_t latency;            // cycles from the data bus to the port
@@ -40,32 +41,12 @@ struct Timing {
     uint64_t seed;
 };
 
-// What a port's master drives in a cycle, and what the memory answers.
-struct PortIn {
-    bool arvalid, rready, awvalid, wvalid, wlast, bready;
-    uint8_t arlen, arid, awlen;
-    uint16_t wstrb;
-    uint64_t araddr, awaddr;
-    uint8_t wdata[kMaxPortBytes];
-};
-
-struct PortOut {
-    bool arready, rvalid, rlast, awready, wready, bvalid;
-    uint8_t rid, rresp, bresp;
-    const uint8_t *rdata;
-};
-
-// The first thing that a master did against the rules; codes are part of the interface to celosia.sim_tb.memory.
-struct Violation {
-    enum Kind : uint32_t { kNone, kCrosses4K, kUnaligned, kValidDropped, kPayloadChanged, kWrongLast };
-    enum Channel : uint32_t { kAr, kAw, kW };
-};
-
 class Memory {
   public:
     // With size 0 there are no contents: every address is good and reads as zero.
     Memory(int n_ports, int port_bytes, uint64_t base, uint64_t size, const Timing &timing)
-        : n_ports_(n_ports), port_bytes_(port_bytes), base_(base), bytes_(size), timing_(timing), rng_(timing.seed * 2 + 1) {
+        : n_ports_(n_ports), port_bytes_(port_bytes), base_(base), bytes_(size), timing_(timing), rng_(timing.seed * 2 + 1),
+          rules_(port_bytes) {
         for (auto &row : open_row_) row = ~0ull;
         next_refresh_ = timing.refresh_interval;
         offer();
@@ -76,13 +57,12 @@ class Memory {
     uint64_t now() const { return now_; }
     void set_dead(bool dead) { dead_ = dead; offer(); }
     void set_error_range(uint64_t lo, uint64_t hi) { error_lo_ = lo; error_hi_ = hi; }
-    uint32_t violation() const { return violation_; }        // kind | channel << 8 | port << 16, 0 if none
-    uint64_t violation_cycle() const { return violation_cycle_; }
+    const AxiRules &rules() const { return rules_; }
 
     // One rising edge: `in` as it was with the present `out`.
     void clock(const PortIn *in) {
         for (int p = 0; p < n_ports_; p++) {
-            check(p, in[p]);
+            rules_.check(now_, p, in[p], ports_[p].out);
             read_side(ports_[p], in[p]);
             write_side(p, in[p]);
         }
@@ -116,8 +96,6 @@ class Memory {
     };
     struct Port {
         PortOut out{};
-        PortIn before{};                           // a request that was not taken must stay as it was
-        bool waited_ar = false, waited_aw = false, waited_w = false;
         Piece pieces[kRing];
         unsigned head = 0, next = 0, tail = 0;     // delivered, scheduled and taken so far, modulo 2^32
         unsigned beat = 0;
@@ -204,7 +182,7 @@ class Memory {
             port.w_left--;
             const bool last = port.w_left == 0;
             const uint32_t bytes = port.aw_addr - port.piece_addr;
-            if (in.wlast != last) violate(Violation::kWrongLast, Violation::kW, p);
+            if (in.wlast != last) rules_.violate(now_, AxiRules::kWrongLast, AxiRules::kW, p);
             if (last || bytes == uint32_t(kPieceBeats * port_bytes_)) {
                 writes_[writes_tail_++ % kWrites] = {port.piece_addr, now_, bytes, uint8_t(p), last, port.aw_error};
                 port.piece_addr = port.aw_addr;
@@ -331,44 +309,6 @@ class Memory {
 
     uint64_t occupied(uint32_t bytes) const { return uint64_t((bytes + 63) / 64) * timing_.burst_1024; }
 
-    void violate(uint32_t kind, uint32_t channel, int port) {
-        if (violation_) return;
-        violation_ = kind | channel << 8 | uint32_t(port) << 16;
-        violation_cycle_ = now_;
-    }
-
-    void address(uint64_t addr, unsigned len, uint32_t channel, int p) {
-        const uint64_t bytes = uint64_t(len + 1) * port_bytes_;
-        if (addr % port_bytes_) violate(Violation::kUnaligned, channel, p);
-        if (addr / 4096 != (addr + bytes - 1) / 4096) violate(Violation::kCrosses4K, channel, p);
-    }
-
-    // Rules of AXI for what a master drives: what is asked for stays until it is taken, and no burst crosses 4 KiB.
-    void check(int p, const PortIn &in) {
-        Port &port = ports_[p];
-        const PortIn &before = port.before;
-        if (port.waited_ar) {
-            if (!in.arvalid) violate(Violation::kValidDropped, Violation::kAr, p);
-            else if (in.araddr != before.araddr || in.arlen != before.arlen || in.arid != before.arid)
-                violate(Violation::kPayloadChanged, Violation::kAr, p);
-        }
-        if (port.waited_aw) {
-            if (!in.awvalid) violate(Violation::kValidDropped, Violation::kAw, p);
-            else if (in.awaddr != before.awaddr || in.awlen != before.awlen) violate(Violation::kPayloadChanged, Violation::kAw, p);
-        }
-        if (port.waited_w) {
-            if (!in.wvalid) violate(Violation::kValidDropped, Violation::kW, p);
-            else if (in.wlast != before.wlast || in.wstrb != before.wstrb || std::memcmp(in.wdata, before.wdata, port_bytes_))
-                violate(Violation::kPayloadChanged, Violation::kW, p);
-        }
-        if (in.arvalid && !port.waited_ar) address(in.araddr, in.arlen, Violation::kAr, p);
-        if (in.awvalid && !port.waited_aw) address(in.awaddr, in.awlen, Violation::kAw, p);
-        port.waited_ar = in.arvalid && !port.out.arready;
-        port.waited_aw = in.awvalid && !port.out.awready;
-        port.waited_w = in.wvalid && !port.out.wready;
-        if (port.waited_ar || port.waited_aw || port.waited_w) port.before = in;
-    }
-
     static constexpr unsigned kMaxBanks = 16, kWrites = 128;
     int n_ports_, port_bytes_;
     uint64_t base_;
@@ -388,8 +328,7 @@ class Memory {
     bool writing_ = false, dead_ = false;
     uint64_t error_lo_ = 0, error_hi_ = 0;
     uint64_t now_ = 0, bus_free_ = 0, next_refresh_ = 0;
-    uint32_t violation_ = 0;
-    uint64_t violation_cycle_ = 0;
+    AxiRules rules_;
 };
 
 }  // namespace celosia

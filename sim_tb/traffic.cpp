@@ -118,8 +118,8 @@ int celosia_traffic(const celosia::Timing *timing, int n_ports, int port_bytes, 
                 masters[p].stream.write_address += uint64_t(masters[p].stream.write_beats) * port_bytes;
             }
         }
-        if ((*violation = memory.violation())) {
-            done[n_ports] = memory.violation_cycle();
+        if ((*violation = memory.rules().violation())) {
+            done[n_ports] = memory.rules().violation_cycle();
             return 2;
         }
         if (!busy) return 0;

@@ -16,7 +16,7 @@ from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index, Opcode, pack
 from . import fit
 from .assemble import place, split_rows
 from .pack import ZERO_BYTE
-from .place import ALIGN_BYTES, Layout, pad_to, rope_table
+from .place import ALIGN_BYTES, ROWS_BYTES, Layout, apart, pad_to, rope_table
 from .program import compile_program
 
 __all__ = ["EMBEDDING_ROWS", "HEADS", "Synthetic", "fill_cache", "synthetic"]
@@ -152,10 +152,11 @@ def _fill_matrix(payload, matrix, n_columns, accel, rng):
 
 def _read_program(accel, model_bytes):
     """(code, bytes): LOADs that read the model window from its beginning, one after the other, into the same words of P."""
-    words, beat_bytes = accel.p_words, 4 * accel.vector_lanes
-    port_bytes = words * beat_bytes // accel.n_ports
-    n_loads = max(1, min(model_bytes, READ_BYTES) // (words * beat_bytes))
-    stride = n_loads * port_bytes
+    word_bytes, space = 4 * accel.vector_lanes, min(model_bytes - (accel.n_ports - 1) * ROWS_BYTES, READ_BYTES)
+    words = min(accel.p_words, max(1, space // word_bytes))
+    port_bytes = words * word_bytes // accel.n_ports
+    n_loads = max(1, space // (words * word_bytes))
+    stride = apart(n_loads * port_bytes)
     code = b"".join(pack(Opcode.LOAD, addr=i * port_bytes, port_stride=stride, index_stride=0, index=Index.NONE,
                          n_words=words, d_base=0, d_stride=0) for i in range(n_loads))
-    return code + pack(Opcode.END), n_loads * words * beat_bytes
+    return code + pack(Opcode.END), n_loads * words * word_bytes

@@ -57,30 +57,49 @@ class Pair(wiring.Component):
         return m
 
 
-def pair_text():
-    return rtlil.convert(Pair(), name="pair", emit_src=False)
+class Twins(wiring.Component):
+    """Two adders side by side."""
+
+    def __init__(self):
+        super().__init__({name: direction(8) for pair in "01" for name, direction in (
+            (f"a{pair}", In), (f"b{pair}", In), (f"sum{pair}", Out), (f"early{pair}", Out))})
+
+    def elaborate(self, platform):
+        m = Module()
+        for n in range(2):
+            m.submodules[f"adder{n}"] = adder = Adder(8)
+            m.d.comb += [adder.a.eq(getattr(self, f"a{n}")), adder.b.eq(getattr(self, f"b{n}")),
+                         getattr(self, f"sum{n}").eq(adder.sum), getattr(self, f"early{n}").eq(adder.early)]
+        return m
+
+
+def text(component, name):
+    return rtlil.convert(component, name=name, emit_src=False)
 
 
 def test_equal_modules_are_cut_once():
-    cuts = synthesis.cut(pair_text(), holders=["pair"], block_characters=1)
-    assert list(cuts) == ["pair.first", "pair"]
-    assert cuts["pair"].children == (("first", "pair.first"), ("second", "pair.first"))
-    assert list(synthesis.cut(pair_text())) == ["pair"]
+    cuts = synthesis.cut(text(Twins(), "twins"), holders=["twins"], block_characters=1)
+    assert list(cuts) == ["twins.adder0", "twins"]
+    assert cuts["twins"].children == (("adder0", "twins.adder0"), ("adder1", "twins.adder0"))
+    assert list(synthesis.cut(text(Twins(), "twins"))) == ["twins"]
 
 
 def test_levels_run_through_modules():
-    cuts = synthesis.cut(pair_text(), holders=["pair"], block_characters=1)
-    first, pair = (synthesis.synthesise(module) for module in cuts.values())
-    counts = netlist.count(first["cells"])
-    assert counts == {"lut": 32, "ff": 32, "carry8": 4, "bram36": 0, "uram": 0, "dsp": 0}
-    inner = netlist.timing(first, {})
-    # A LUT and four carries to the top bit, once in each adder; nothing lies between two registers inside.
+    timings = {}
+    for name, module in synthesis.cut(text(Pair(), "pair"), holders=["pair"], block_characters=1).items():
+        mapped = synthesis.synthesise(module)
+        timings[name] = netlist.timing(mapped, timings)
+        if name != "pair":
+            assert netlist.count(mapped["cells"]) == {"lut": 32, "ff": 32, "carry8": 4, "bram36": 0, "uram": 0, "dsp": 0}
+    assert list(timings) == ["pair.first", "pair.second", "pair"]
+    inner = timings["pair.first"]
+    # A LUT and four carries to the top bit; nothing lies between two registers inside.
     assert inner.levels == 0 and inner.with_pins == 5 and inner.to_register["a", 0] == 5 and inner.from_register["sum", 31] == 0
-    assert inner.through["early", 0] == {("a", 0): 2, ("b", 0): 2}
-    outer = netlist.timing(pair, {"pair.first": inner})
-    assert outer.levels == 7, "a chain begins at the bit where the one before ends"
-    flat, = synthesis.cut(pair_text()).values()
-    assert netlist.timing(synthesis.synthesise(flat), {}).levels == outer.levels
+    assert inner.through["early", 0] == {("a", 0): 1, ("b", 0): 1} and inner.through["early", 1]["a", 0] == 2
+    # The second chain goes on at the bit where the first one is left: a LUT and a carry more.
+    assert timings["pair"].levels == 7
+    flat, = synthesis.cut(text(Pair(), "pair")).values()
+    assert netlist.timing(synthesis.synthesise(flat), {}).levels == 7
 
 
 def test_a_circle_is_refused():
@@ -116,7 +135,7 @@ class Toy(wiring.Component):
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setattr(command, "_text", lambda config: rtlil.convert(Toy(), name="celosia", emit_src=False))
+    monkeypatch.setattr(command, "_text", lambda config: text(Toy(), "celosia"))
     monkeypatch.setattr(synthesis, "cut", partial(synthesis.cut, block_characters=1))
 
 
@@ -178,9 +197,9 @@ class Remembering(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.array = array = memory.Memory(shape=8, depth=16, init=[])
-        for _ in range(2):
+        for i in range(2):
             port = array.write_port()
-            m.d.comb += [port.addr.eq(self.address), port.data.eq(self.data), port.en.eq(1)]
+            m.d.comb += [port.addr.eq(self.address ^ 3 * i), port.data.eq(self.data + i), port.en.eq(1)]
         read = array.read_port(domain="comb")
         m.submodules.fixed = fixed = memory.Memory(shape=8, depth=16, init=[7 * i % 251 for i in range(16)])
         look = fixed.read_port(domain="comb")
@@ -189,7 +208,7 @@ class Remembering(wiring.Component):
 
 
 def test_memories_that_become_registers_are_named():
-    module, = synthesis.cut(rtlil.convert(Remembering(), name="remembering", emit_src=False)).values()
+    module, = synthesis.cut(text(Remembering(), "remembering")).values()
     assert [array[1:] for array in synthesis.synthesise(module)["registers"]] == [[16, 8]]
 
 
@@ -199,7 +218,7 @@ def test_engine_of_tiny(request):
         vector_lanes=tiny.vector_lanes, token_lanes=tiny.token_lanes, engine_rows=tiny.engine_rows, beat_bytes=tiny.beat_bytes,
         max_columns=tiny.max_columns, max_row_groups=tiny.max_row_groups, accumulator_bits=tiny.accumulator_bits,
         table_builders=tiny.table_builders)
-    cuts = synthesis.cut(rtlil.convert(engine, name="engine", emit_src=False))
+    cuts = synthesis.cut(text(engine, "engine"))
     found = {name: netlist.count(synthesis.synthesise(module)["cells"]) for name, module in cuts.items()}
     path = Path(__file__).resolve().parents[1] / "expected" / "resources_tiny_engine.json"
     if request.config.getoption("--update-expected", default=False):

@@ -37,7 +37,7 @@ sim: $(STAMP)
 	$(PYTEST) -m sim
 
 bench: $(STAMP)
-	.venv/bin/python -m celosia.sim_tb.bench
+	.venv/bin/python -m celosia.sim_tb.performance
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -80,15 +80,16 @@ def assemble(model, accel, context=None, progress=None):
     return Assembled(header, payload.tobytes(), programs, placement)
 
 
-def place(layout, scales):
+def place(layout, scales, *, embedding_rows=None, head_planes=HEAD_PLANES):
     """(Placement, bytes of the model window without programs, bytes of the cache window).
 
     ``scales`` gives, for every matrix of ``_shapes``, its scale as a float, or None where a table holds one a row.
+    ``embedding_rows`` leaves out the rows of the embedding from there on.
     """
     accel, lanes_bytes = layout.accel, 4 * layout.accel.vector_lanes
     space = Space(accel.n_ports)
     matrices, tables = {}, {}
-    for name, shape in _shapes(layout).items():
+    for name, shape in _shapes(layout, embedding_rows, head_planes).items():
         if len(shape) == 3:
             planes, rows, columns = shape
             beats = matmul_beats(planes, rows, columns, accel)
@@ -103,10 +104,11 @@ def place(layout, scales):
     return Placement(layout, matrices, tables, cache), space.size, cache_bytes
 
 
-def _shapes(layout):
+def _shapes(layout, embedding_rows, head_planes):
     """All that lies in the model window, in order: tables (rows, words), matrices (planes, rows, columns)."""
     model, words = layout.model, layout.words
-    shapes = {"embedding": (model.vocab_size, words(layout.hidden_rows)), "rope": (layout.context, layout.head_words)}
+    shapes = {"embedding": (embedding_rows or model.vocab_size, words(layout.hidden_rows)),
+              "rope": (layout.context, layout.head_words)}
 
     def matrix(name, planes, rows, columns):
         shapes[f"{name}.scales"] = (1, words(rows))
@@ -126,7 +128,7 @@ def _shapes(layout):
             shapes[f"layer{i}.ffn_sub_norm"] = (1, words(layout.ffn_rows))
         matrix(f"layer{i}.down", 1, layout.hidden_rows, model.ffn_size)
     shapes["final_norm"] = (1, words(layout.hidden_rows))
-    matrix("head", HEAD_PLANES, layout.vocab_rows, model.hidden_size)
+    matrix("head", head_planes, layout.vocab_rows, model.hidden_size)
     return shapes
 
 

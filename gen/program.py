@@ -11,7 +11,7 @@ matmul engine holds. ``docs/program.md`` tells the order and why it cannot lock 
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celosia.hw import isa
 from celosia.hw.formats import bits_of
@@ -23,6 +23,7 @@ from .scratch import Scratch, Tracker
 __all__ = ["Matrix", "Placement", "Program", "Step", "Table", "compile_program"]
 
 LOOK_AHEAD = 2      # tables that are loaded before the one in use is done with
+HEAD_SHARE = 4      # the row scales of a piece of the head take at most this part of P
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Program:
 
 def compile_program(placement, *, head, name=None):
     """Compile ``decode`` (with ``head``) or ``prefill`` (without)."""
-    schedule = _Schedule(placement, head)
+    placement, pieces = _split_head(placement)
+    schedule = _Schedule(placement, pieces if head else None)
     schedule.run()
     steps, p_scratch = _insert_loads(schedule.steps, placement)
     tracker = Tracker(placement.layout.accel.token_lanes)
@@ -95,8 +97,33 @@ def compile_program(placement, *, head, name=None):
                    {"X": schedule.x.held, "P": p_scratch.held})
 
 
+def _split_head(placement):
+    """The head as pieces of whole row blocks whose row scales fit a share of P: (placement that knows the pieces,
+    [(piece, its first word)]). A head that fits, or has one scale for all rows, is one piece."""
+    accel, matrix = placement.layout.accel, placement.matrices["head"]
+    block_words = placement.layout.words(accel.row_block_rows)
+    piece_rows = max(1, accel.p_words // HEAD_SHARE // block_words) * accel.row_block_rows
+    if matrix.scale is not None or matrix.rows <= piece_rows:
+        return placement, [("head", 0)]
+    row_bytes = matrix.columns // accel.columns * matrix.planes * accel.port_bytes // accel.engine_rows     # on a port
+    word_bytes = 4 * accel.vector_lanes // accel.n_ports
+    scales = placement.tables["head.scales"]
+    matrices, tables, pieces = dict(placement.matrices), dict(placement.tables), []
+    for first in range(0, matrix.rows, piece_rows):
+        name, rows = f"head{first // piece_rows}", min(piece_rows, matrix.rows - first)
+        words = placement.layout.words(first), placement.layout.words(rows)
+        matrices[name] = replace(matrix, rows=rows, address=_later(matrix.address, first * row_bytes))
+        tables[f"{name}.scales"] = replace(scales, n_words=words[1], address=_later(scales.address, words[0] * word_bytes))
+        pieces.append((name, words[0]))
+    return replace(placement, matrices=matrices, tables=tables), pieces
+
+
+def _later(address, port_bytes):
+    return replace(address, offset=address.offset + port_bytes)
+
+
 class _Schedule:
-    """All descriptors but LOADs, in program order, with X allocated and P still by name."""
+    """All descriptors but LOADs, in program order, with X allocated and P still by name. ``head`` lists its pieces."""
 
     def __init__(self, placement, head):
         self.place, self.head = placement, head
@@ -194,7 +221,9 @@ class _Schedule:
         if self.head:
             self.buffer("normed", hidden_words)
             self.normalise("final_norm", "residual", "normed", hidden_words, model.hidden_size, Tokens.LAST)
-            self.dequantise(self.matmul("head", Tokens.LAST), tokens=Tokens.LAST, sink=Sink.TOPK, imm0=model.vocab_size)
+            for piece, first_word in self.head:
+                self.dequantise(self.matmul(piece, Tokens.LAST), tokens=Tokens.LAST, sink=Sink.TOPK, d_base=first_word,
+                                imm0=model.vocab_size)
         self.steps.append(Step(Opcode.END, {}, "end"))
 
     def add_residual(self, step):

@@ -19,7 +19,7 @@ from amaranth.lib import data, enum
 __all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add", "Reduce",
            "Sink", "Header", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 DESCRIPTOR_BYTES = 64
 
 
@@ -101,7 +101,7 @@ class Sink(enum.Enum, shape=unsigned(3)):
     Q = 3     # query of token t, head `head` of the group, bank `bank`; its factor is s[scale_scalar] * imm1
     K = 4     # key of token t; its scale is s[scale_scalar]
     V = 5     # value of token t; its scale is s[scale_scalar]; completes the record of the position
-    TOPK = 6  # candidates for the head; imm0 holds the number of valid elements as an integer
+    TOPK = 6  # candidates for the head: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
 
 
 class Header(data.Struct):

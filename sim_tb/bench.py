@@ -1,96 +1,230 @@
-"""Measured figures of the demo on the simulated accelerator: writes docs/performance.md and its picture.
+"""Cycle-accurate figures of a model shape on the simulated accelerator; weights are made up, timing and bits are not.
 
-    python -m celosia.sim_tb.bench
+    check     one layer of the shape, a chunk and a token, against the golden machine: cache bytes and candidates
+    read      a program that only reads, from end to end of a piece of the model window: what the memory can give
+    decode    K tokens behind N positions of random records
+    prefill   P tokens from position 0, in chunks of all token lanes; the last chunk computes the candidates
+
+With fewer layers than the shape has, the layers that are missing cost what the simulated ones cost on average: a run of
+L layers less a run of one layer, both without head, over L - 1. Every counter is extrapolated in that way.
 """
 
-from pathlib import Path
+import sys
+import time
+from dataclasses import replace
 
-import matplotlib
+import numpy as np
 
-from celosia.gen.commands import packer
+from celosia.gen.golden.machine import Machine
+from celosia.gen.synthetic import EMBEDDING_ROWS, fill_cache, synthetic
 from celosia.host.accelerator import Accelerator
 from celosia.host.image import Image
-from celosia.host.tokens import tokenizer_of
 from celosia.hw.configs import CONFIGS
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from .device import open_device
 
-__all__ = ["main", "measure"]
+__all__ = ["bench", "check_layer", "report", "say_to_stderr"]
 
-_PROMPT = "The people of the United States "
-_TOKENS = 224
-_DOCS = Path(__file__).resolve().parents[1] / "docs"
-_CAUSES = [  # of the cycles of a decoded token, in the order of the picture
-    ("a weight beat enters the engine", "MATMUL_BUSY"),
-    ("the engine waits for memory", "MATMUL_WAIT_WEIGHTS"),
-    ("a beat waits for look-up tables", "MATMUL_WAIT_TABLES"),
-    ("a beat waits for results to leave", "MATMUL_WAIT_DRAIN"),
-]
+_PAGE_BYTES = 1 << 20       # more than what the buffers' alignment takes
+_CHECK_VOCAB, _CHECK_PAST = 1000, 24
+_STALLS = {     # unit: {cause: counter}
+    "matmul": {"wait_weights": "MATMUL_WAIT_WEIGHTS", "wait_tables": "MATMUL_WAIT_TABLES", "wait_drain": "MATMUL_WAIT_DRAIN"},
+    "vector": {"wait_stream_or_sink": "VECTOR_WAIT"},
+    "port0": {"queue_full": "PORT0_FULL", "nothing_to_read": "PORT0_IDLE"},
+}
 
 
-def measure(config="tiny", prompt=_PROMPT, n_tokens=_TOKENS):
-    """Counters of every decoded token: a list of dicts with ``position`` and the hardware counters; and the prefill's stats."""
-    image = Image.open(packer("demo", config))
-    steps = []
-    with Accelerator.open("sim", config=config) as accel:
-        accel.load(image)
-        candidates = accel.prefill(tokenizer_of(image.header).encode(prompt))
-        prefill = {"tokens": accel.stats.prompt_tokens, "cycles": accel.stats.prefill_cycles}
-        for _ in range(n_tokens):
-            before = dict(accel.stats.counters)
-            position = accel.position
-            candidates = accel.decode(int(candidates.tokens[0]))
-            steps.append({"position": position} | {name: value - before[name] for name, value in accel.stats.counters.items()})
-    return steps, prefill
+def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, head="exact", memory="kv260", check=True,
+          progress=None):
+    """Measure ``shape`` (:class:`celosia.gen.shapes.Shape`) on configuration ``config``; a dict that JSON can hold.
+
+    Parameters
+    ----------
+    context : int
+        Positions in the cache before the first decoded token.
+    tokens, prompt_tokens : int
+        Tokens decoded; tokens prefilled (0: none).
+    layers : int or None
+        Layers simulated (at least 2), of all that the shape has.
+    head : str
+        ``exact`` (five digit planes) or ``ternary`` (one: what a shortlist costs without rescoring).
+    check : bool
+        Compare one layer with the golden machine first; AssertionError when it differs.
+    progress : function of a text, optional
+
+    Raises ValueError on sizes that do not fit.
+    """
+    say = progress or (lambda text: None)
+    accel, model = _config(config), shape.model
+    layers = model.n_layers if layers is None else layers
+    if layers != model.n_layers and not 2 <= layers < model.n_layers:
+        raise ValueError(f"Layers must be 2 to {model.n_layers}, not {layers}")
+    if tokens < 1 or context < 0 or prompt_tokens < 0:
+        raise ValueError("Tokens must be at least 1, context and prompt-tokens at least 0, "
+                         f"not {tokens}, {context}, {prompt_tokens}")
+    positions = max(context + tokens, prompt_tokens)
+    if positions > min(model.max_positions, accel.max_positions):
+        raise ValueError(f"Context and tokens must fit {min(model.max_positions, accel.max_positions)} positions, not {positions}")
+    if check:
+        say(f"one layer of {shape.name} against the golden machine")
+        check_layer(config, model, head=head)
+
+    made = synthetic(replace(model, n_layers=layers), accel, positions, name=shape.name, head=head)
+    with _Runs(config, made, memory) as runs:
+        fill_cache(runs.cache, made.placement.layout, context)
+        say("pure reading")
+        read = runs.run("read", 1, 0)
+        pure = _bytes(read, accel) / read["CYCLES"]
+        total = model.n_layers
+        decoded = []
+        for i in range(tokens):
+            say(f"decoding at position {context + i}, {layers} of {total} layers")
+            decoded.append(runs.extrapolated("decode", 1, context + i, layers, total))
+        prefilled = []
+        for first in range(0, prompt_tokens, accel.token_lanes):
+            n = min(accel.token_lanes, prompt_tokens - first)
+            last = first + n == prompt_tokens
+            say(f"prefill of positions {first} to {first + n - 1}, {layers} of {total} layers")
+            prefilled.append(runs.extrapolated("decode" if last else "prefill", n, first, layers, total))
+        simulated, wall_s = runs.device.cycles, runs.wall_s
+
+    hz, mean = accel.clock_mhz * 1e6, _mean(decoded)
+    cycles, moved = mean["CYCLES"], _bytes(mean, accel)
+    prefill_s = sum(run["CYCLES"] for run in prefilled) / hz
+    return {
+        "config": accel.name, "config_digest": accel.digest, "memory": memory, "clock_mhz": accel.clock_mhz,
+        "shape": shape.name, "shape_source": shape.source, "weights": "made up", "embedding_rows": EMBEDDING_ROWS,
+        "head": "exact" if head == "exact" else "ternary (no rescoring)",
+        "context": context, "tokens": tokens, "prompt_tokens": prompt_tokens,
+        "layers": total, "simulated_layers": layers, "extrapolated": layers != total,
+        "checked": "one layer, bit for bit" if check else "no",
+        "decode_tokens_per_s": hz / cycles,
+        "prefill_tokens_per_s": prompt_tokens / prefill_s if prefilled else None,
+        "time_to_first_token_s": prefill_s if prefilled else None,
+        "cycles_per_token": cycles, "bytes_per_token": moved,
+        "bandwidth_share": moved / cycles / pure,
+        "pure_read_bytes_per_cycle": pure, "pure_read_bytes_per_s": pure * hz,
+        "stalls": _stalls(mean), "prefill_stalls": _stalls(_mean(prefilled)) if prefilled else None,
+        "simulated_cycles": simulated, "simulated_cycles_per_s": simulated / wall_s}
 
 
-def main():
-    """Measure and write."""
-    config = CONFIGS["tiny"]
-    steps, prefill = measure()
-    _picture(steps, _DOCS / "img" / "cycles.png")
-    first, last = steps[0], steps[-1]
-    clock_hz = config.clock_mhz * 1e6
+def report(result):
+    """A result for people."""
+    def row(name, value, unit=""):
+        return f"{name:<28}{value:>16} {unit}".rstrip()
 
-    def row(step):
-        beats = step["PORT0_BEATS"]
-        return (f"| {step['position']} | {step['CYCLES']:,} | {clock_hz / step['CYCLES']:,.0f} | {beats * config.port_bytes:,} | "
-                f"{beats / step['CYCLES']:.3f} | {step['MATMUL_BUSY'] / step['CYCLES']:.3f} |")
-
-    text = "\n".join([
-        "# Performance", "",
-        "Written by `make bench`; simulated, never run on hardware. Memory model `kv260`, "
-        f"configuration `{config.name}` ({config.digest}), the demo model, at {config.clock_mhz:g} MHz.", "",
-        "## Decoding, one token", "",
-        "| position | cycles | tokens a second | bytes read | share of cycles with a beat on the port | with a weight beat |",
-        "|---|---|---|---|---|---|", *(row(step) for step in (first, steps[len(steps) // 2], last)), "",
-        "## Prefill", "",
-        f"{prefill['tokens']} prompt tokens, {config.token_lanes} at a time: {prefill['cycles']:,} cycles, "
-        f"{prefill['cycles'] / prefill['tokens']:,.0f} a token, {clock_hz * prefill['tokens'] / prefill['cycles']:,.0f} tokens a "
-        "second.", "",
-        "## Where the cycles of a token go", "",
-        "![Cycles of a decoded token by cause](img/cycles.png)", "",
-        "What is no wait of the engine is time in which it had no product to compute: it waited for activations, "
-        "that is for norms, attention or quantisation.", ""])
-    (_DOCS / "performance.md").write_text(text)
-    print(text)
+    extrapolated = ", extrapolated" if result["extrapolated"] else ""
+    lines = [
+        f"{result['shape']} on {result['config']} ({result['config_digest']}), memory {result['memory']}, "
+        f"{result['clock_mhz']:g} MHz, head {result['head']}",
+        f"{result['simulated_layers']} of {result['layers']} layers simulated{extrapolated}; "
+        f"weights made up; checked: {result['checked']}",
+        row("decode", f"{result['decode_tokens_per_s']:.2f}", f"tokens/s behind {result['context']} positions")]
+    if result["prompt_tokens"]:
+        lines += [row("prefill", f"{result['prefill_tokens_per_s']:.1f}", f"tokens/s, {result['prompt_tokens']} tokens"),
+                  row("time to first token", f"{result['time_to_first_token_s']:.4f}", "s")]
+    lines += [row("a token moves", f"{result['bytes_per_token']:,.0f}", "bytes"),
+              row("a token takes", f"{result['cycles_per_token']:,.0f}", "cycles"),
+              row("pure reading", f"{result['pure_read_bytes_per_s'] / 1e9:.3f}", "GB/s"),
+              row("bandwidth share", f"{result['bandwidth_share']:.4f}")]
+    for unit, causes in result["stalls"].items():
+        lines += [row(f"{unit}: {cause.replace('_', ' ')}", f"{value:,.0f}", "cycles a token") for cause, value in causes.items()]
+    return "\n".join(lines)
 
 
-def _picture(steps, path):
-    positions = [step["position"] for step in steps]
-    layers = [[step[name] for step in steps] for _, name in _CAUSES]
-    layers.append([step["CYCLES"] - sum(step[name] for _, name in _CAUSES) for step in steps])
-    labels = [label for label, _ in _CAUSES] + ["the engine has no activations yet"]
-    fig, ax = plt.subplots(figsize=(8, 4.2), constrained_layout=True)
-    ax.stackplot(positions, layers, labels=labels, colors=["#8a1c4a", "#d98cab", "#4a6a8a", "#9db7d0", "#d9d9d9"])
-    ax.set(xlabel="position", ylabel="cycles a token", xlim=(positions[0], positions[-1]),
-           title="Cycles of a decoded token by cause (tiny, simulated)")
-    ax.legend(loc="lower left", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(fig)
+def check_layer(config, model, *, head="exact"):
+    """One layer of ``model`` with a short head: a chunk of all token lanes behind a few positions, then one token. Cache
+    bytes and candidates must be those of the golden machine; AssertionError, which names what differs."""
+    accel = _config(config)
+    small = replace(model, n_layers=1, vocab_size=min(model.vocab_size, _CHECK_VOCAB))
+    made = synthetic(small, accel, _CHECK_PAST + accel.token_lanes + 1, head=head)
+    machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
+    fill_cache(machine.cache, made.placement.layout, _CHECK_PAST)
+    with _Runs(config, made, "kv260") as runs:
+        runs.cache[:] = machine.cache
+        for n, first in ((accel.token_lanes, _CHECK_PAST), (1, _CHECK_PAST + accel.token_lanes)):
+            ids = _ids(n, first)
+            golden = machine.run("decode", ids, first)
+            runs.run("decode", n, first)
+            where = f"{n} tokens at {first}"
+            assert np.isfinite([logit for _, logit in golden]).all(), f"logits of {where} must be finite"
+            assert (runs.cache == machine.cache).all(), f"cache of {where} differs from the golden machine's"
+            assert runs.candidates() == [(token, int(np.float32(logit).view(np.uint32))) for token, logit in golden], \
+                f"candidates of {where} differ from the golden machine's"
 
 
-if __name__ == "__main__":
-    main()
+class _Runs:
+    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters."""
+
+    def __init__(self, config, made, memory):
+        size = len(made.payload) + made.header["cache_bytes"] + _PAGE_BYTES
+        self.device = open_device(config, memory=memory, memory_bytes=size)
+        self._accel = Accelerator(self.device)
+        self._accel.load(Image(made.header, made.payload, ""))
+        at = self.device.manifest["registers"]["CACHE_BASE"]
+        base = self.device.read32(at) | self.device.read32(at + 4) << 32
+        self.cache = self.device.peek(base, made.header["cache_bytes"])
+        self.wall_s = 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.cache = None
+        self.device.close()
+
+    def run(self, program, n_tokens, first_position):
+        """{counter: value} of one run on tokens made up."""
+        before, began = dict(self._accel.stats.counters), time.monotonic()
+        self._accel.run(program, _ids(n_tokens, first_position), first_position)
+        self.wall_s += time.monotonic() - began
+        return {name: value - before.get(name, 0) for name, value in self._accel.stats.counters.items()}
+
+    def extrapolated(self, program, n_tokens, first_position, layers, total):
+        """As ``run``, with what ``total - layers`` more layers would add to every counter."""
+        counters = self.run(program, n_tokens, first_position)
+        if layers == total:
+            return counters
+        many = counters if program == "prefill" else self.run("prefill", n_tokens, first_position)
+        one = self.run("first_layer", n_tokens, first_position)
+        return {name: value + (many[name] - one[name]) * (total - layers) / (layers - 1) for name, value in counters.items()}
+
+    def candidates(self):
+        """[(token, bits of the logit)] of the last run, best first."""
+        manifest = self.device.manifest
+        count, base = self.device.read32(manifest["registers"]["TOPK_COUNT"]), manifest["topk_offset"]
+        return [(self.device.read32(base + 8 * i), self.device.read32(base + 8 * i + 4)) for i in range(count)]
+
+
+def _config(name):
+    if name not in CONFIGS:
+        raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {name!r}")
+    return CONFIGS[name]
+
+
+def _ids(n_tokens, first_position):
+    return [(7 * (first_position + t) + 3) % EMBEDDING_ROWS for t in range(n_tokens)]
+
+
+def _bytes(counters, accel):
+    """Bytes that a run moved over the ports: read, fetched, written."""
+    beats = sum(value for name, value in counters.items() if name.endswith("_BEATS"))
+    return beats * accel.port_bytes
+
+
+def _mean(runs):
+    return {name: sum(run[name] for run in runs) / len(runs) for name in runs[0]}
+
+
+def _stalls(counters):
+    """{unit: {cause: cycles}}; what the engine did not wait for with a command at work, it had no command for."""
+    stalls = {unit: {cause: counters[name] for cause, name in causes.items()} for unit, causes in _STALLS.items()}
+    stalls["matmul"]["no_command"] = counters["CYCLES"] - counters["MATMUL_BUSY"] - sum(stalls["matmul"].values())
+    stalls["vector"]["no_command"] = counters["CYCLES"] - counters["VECTOR_BUSY"]
+    stalls["attend"] = {"no_command": counters["CYCLES"] - counters["ATTEND_BUSY"]}
+    return stalls
+
+
+def say_to_stderr(text):
+    """Progress for the command line."""
+    print(f"celosia: {text}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from celosia.gen.manifest import build_manifest
 from celosia.gen.verilog import accelerator, repeated_modules
 from celosia.hw.configs import CONFIGS
 
-from .memory import PRESETS
+from .memory import PRESETS, violation_text
 from .verilator import build_library
 
 __all__ = ["SimDevice", "open_device"]
@@ -101,8 +101,16 @@ class SimDevice:
         return self._memory[address - _MEMORY_BASE:address - _MEMORY_BASE + n_bytes]
 
     def wait(self, timeout_cycles):
-        """Run until the interrupt; returns whether it came within ``timeout_cycles``."""
-        return bool(self._lib.celosia_run(self._sim, timeout_cycles))
+        """Run until the interrupt; returns whether it came within ``timeout_cycles``.
+
+        RuntimeError when the accelerator broke a rule of AXI.
+        """
+        came = bool(self._lib.celosia_run(self._sim, timeout_cycles))
+        cycle = ctypes.c_uint64()
+        violation = self._lib.celosia_violation(self._sim, ctypes.byref(cycle))
+        if violation:
+            raise RuntimeError(violation_text(violation, cycle.value))
+        return came
 
     @property
     def cycles(self):
@@ -133,7 +141,8 @@ def _load(path):
             ("memory", ctypes.POINTER(ctypes.c_uint8), [sim]), ("cycles", u64, [sim]),
             ("run", ctypes.c_int, [sim, u64]), ("write32", ctypes.c_int, [sim, u32, u32]),
             ("read32", ctypes.c_int, [sim, u32, ctypes.POINTER(u32)]),
-            ("set_dead", None, [sim, ctypes.c_int]), ("set_error_range", None, [sim, u64, u64])]:
+            ("violation", u32, [sim, ctypes.POINTER(u64)]), ("set_dead", None, [sim, ctypes.c_int]),
+            ("set_error_range", None, [sim, u64, u64])]:
         function = getattr(lib, f"celosia_{name}")
         function.restype, function.argtypes = result, arguments
     return lib

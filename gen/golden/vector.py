@@ -174,7 +174,7 @@ def run_vector(fields, launch, state):
         _check_hazards(x_at if x_used else None, d_at, row, word)
         state.x[d_at] = y
     elif f["sink"] is Sink.TOPK:
-        return TopkWords(first=word * lanes, n_valid=f["imm0"] & 0xF_FFFF, logits=y[row, word])
+        return TopkWords(first=(f["d_base"] + word) * lanes, n_valid=f["imm0"] & 0xF_FFFF, logits=y[row, word])
     elif f["sink"] in _QUANT_SINKS:
         return _quantise(f, y, state.scalars[f["scale_scalar"], tokens], tokens, row, word)
     return None

@@ -84,8 +84,8 @@ class Issue(wiring.Component):
         m.d.comb += [
             last_lane.eq(self.launch.n_tokens - 1),
             last_token.eq(token == last_lane),
-            # The sinks that are no scratch count words from d_base (ACT) or from 0.
-            d_base.eq(Mux((f.sink == Sink.X) | (f.sink == Sink.ACT), f.d_base, 0)),
+            # The sinks that are no scratch count words from d_base (ACT, TOPK) or from 0.
+            d_base.eq(Mux((f.sink == Sink.X) | (f.sink == Sink.ACT) | (f.sink == Sink.TOPK), f.d_base, 0)),
             d_stride.eq(Mux(f.sink == Sink.X, f.d_stride, 0)),
         ]
         restart = [token.eq(0), x_row.eq(f.x_base), p_row.eq(f.p_base), d_row.eq(d_base)]

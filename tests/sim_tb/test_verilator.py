@@ -34,6 +34,22 @@ def test_counter(capfd):
     assert capfd.readouterr().err == "", "an unchanged design must not be compiled again"
 
 
+def test_a_changed_harness_is_compiled_alone(tmp_path, capfd):
+    text = emit(Counter(), "counter")
+    build_library(text, "counter", HERE / "counter.cpp")
+    capfd.readouterr()
+    harness = tmp_path / "counter.cpp"
+    header = tmp_path / "local.hpp"
+    header.write_text("// first\n")
+    harness.write_text('#include "local.hpp"\n' + (HERE / "counter.cpp").read_text())
+    paths = [build_library(text, "counter", harness)]
+    header.write_text("// second\n")
+    paths.append(build_library(text, "counter", harness))
+    assert paths[0] != paths[1] and all(path.exists() for path in paths)
+    assert "simulator" not in capfd.readouterr().err
+    assert ctypes.CDLL(str(paths[1])).counter_run
+
+
 def test_sharing_and_blocks_change_no_result():
     """n lanes of two cells each: 3 n + 1 modules become 3, and all three builds agree with the arithmetic."""
     text = emit(Lanes(n=8), "lanes")

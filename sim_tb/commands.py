@@ -1,0 +1,35 @@
+"""Command ``bench`` for the command line."""
+
+import json
+
+import click
+
+from celosia.gen.shapes import SHAPES, shape_of
+from celosia.gen.synthetic import HEADS
+
+from . import bench as benches
+
+__all__ = ["bench"]
+
+
+@click.command()
+@click.option("--config", default="kv260", show_default=True, help="Configuration of the accelerator.")
+@click.option("--shape", "shape_name", default="tiny", show_default=True, metavar="NAME|FILE",
+              help=f"Sizes of the model: {', '.join(SHAPES)}, or a JSON file with the fields of a model.")
+@click.option("--context", default=0, show_default=True, type=click.IntRange(min=0), help="Positions before the decoded tokens.")
+@click.option("--tokens", default=1, show_default=True, type=click.IntRange(min=1), help="Tokens to decode.")
+@click.option("--prompt-tokens", default=0, show_default=True, type=click.IntRange(min=0), help="Tokens to prefill.")
+@click.option("--layers", type=click.IntRange(min=1), help="Simulate so many layers and extrapolate; default: all.")
+@click.option("--head", type=click.Choice(list(HEADS)), default="exact", show_default=True,
+              help="exact: five digit planes; ternary: one, what a shortlist costs without rescoring.")
+@click.option("--memory", default="kv260", show_default=True, help="Memory preset of the simulator.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Compare one layer with the golden machine first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(config, shape_name, context, tokens, prompt_tokens, layers, head, memory, check, as_json):
+    """Cycle-accurate figures of a model shape with made-up weights, on the simulated accelerator."""
+    try:
+        result = benches.bench(config, shape_of(shape_name), context=context, tokens=tokens, prompt_tokens=prompt_tokens,
+                               layers=layers, head=head, memory=memory, check=check, progress=benches.say_to_stderr)
+    except AssertionError as error:
+        raise click.ClickException(f"The accelerator is not exact: {error}") from error
+    click.echo(json.dumps(result, indent=2) if as_json else benches.report(result))

@@ -1,0 +1,64 @@
+"""`celosia bench`: figures of a shape, extrapolated and whole, and its check against the golden machine."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from celosia.gen.shapes import SHAPES, Shape
+from celosia.sim_tb import bench as benches
+from celosia.sim_tb.commands import bench as command
+
+SMALL = Shape("small", replace(SHAPES["tiny"].model, hidden_size=96, ffn_size=200, n_layers=4, vocab_size=500), "made up")
+KEYS = {"decode_tokens_per_s", "prefill_tokens_per_s", "time_to_first_token_s", "bandwidth_share", "bytes_per_token",
+        "cycles_per_token", "stalls", "clock_mhz", "simulated_layers", "extrapolated"}
+
+
+@pytest.mark.sim
+def test_fewer_layers_give_the_figures_of_all():
+    options = {"context": 30, "prompt_tokens": 6, "check": False}
+    whole = benches.bench("tiny", SMALL, **options)
+    part = benches.bench("tiny", SMALL, layers=2, **options)
+    assert KEYS <= set(whole) and (whole["extrapolated"], part["extrapolated"], part["simulated_layers"]) == (False, True, 2)
+    assert part["bytes_per_token"] == whole["bytes_per_token"]
+    for key in ("cycles_per_token", "prefill_tokens_per_s", "bandwidth_share", "time_to_first_token_s"):
+        assert part[key] == pytest.approx(whole[key], rel=0.02), key
+    assert 0.1 < whole["bandwidth_share"] < 1 and 0.5 * 8 < whole["pure_read_bytes_per_cycle"] <= 8
+    engine = whole["stalls"]["matmul"]
+    assert all(value >= 0 for value in engine.values())
+    assert sum(engine.values()) < whole["cycles_per_token"]
+    assert "tokens/s" in benches.report(whole)
+
+
+@pytest.mark.sim
+def test_check_finds_a_difference(monkeypatch):
+    benches.check_layer("tiny", SMALL.model)
+    made = itertools.count()
+    monkeypatch.setattr(benches, "_ids", lambda n, first: [next(made)] * n)
+    with pytest.raises(AssertionError, match="differs? from the golden machine's"):
+        benches.check_layer("tiny", SMALL.model)
+
+
+@pytest.mark.sim
+def test_command_prints_json():
+    found = CliRunner().invoke(command, ["--config", "tiny", "--shape", "tiny", "--layers", "2", "--head", "ternary",
+                                         "--no-check", "--json"])
+    assert found.exit_code == 0, found.output
+    parsed = json.loads(found.stdout)
+    assert KEYS <= set(parsed) and parsed["head"] == "ternary (no rescoring)" and parsed["prefill_tokens_per_s"] is None
+
+
+@pytest.mark.parametrize("options, sentence", [
+    ({"layers": 1}, "Layers must be 2 to 4, not 1"), ({"layers": 5}, "Layers must be 2 to 4, not 5"),
+    ({"tokens": 0}, "Tokens must be at least 1"), ({"context": 256}, "must fit 256 positions, not 257"),
+    ({"head": "int8", "check": False}, "Head must be one of exact, ternary, not 'int8'")])
+def test_bad_sizes_have_their_sentence(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        benches.bench("tiny", SMALL, **options)
+
+
+def test_unknown_configuration():
+    with pytest.raises(ValueError, match="Configuration must be one of"):
+        benches.bench("huge", SMALL)

@@ -24,6 +24,8 @@ __all__ = ["accelerator", "emit", "repeated_modules", "share_modules"]
 
 # An identifier: escaped ones begin with a backslash and end with a space.
 _IDENTIFIER = re.compile(r"\\\S+ ?|[A-Za-z_][\w$]*")
+# A signal of no bits: nothing refers to it, and this declaration would give it two.
+_NO_BITS = re.compile(r"^ *wire \[-1:0\] .*;\n", re.MULTILINE)
 # The writer's helper register, numbered through the whole text.
 _HELPER = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
 
@@ -76,7 +78,8 @@ def emit(component, name: str, ports=None) -> str:
     if not re.fullmatch(r"[a-z]\w*", name):
         raise ValueError(f"Module name must be a lower-case identifier, not {name!r}")
     with _pinned_yosys():
-        return verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
+        text = verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
+    return _NO_BITS.sub("", text)
 
 
 def share_modules(text: str) -> str:

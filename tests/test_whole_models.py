@@ -8,11 +8,13 @@ from random_models import SMALL, random_image
 
 from celosia.gen.device import GoldenDevice
 from celosia.gen.model import ModelConfig
+from celosia.gen.verilog import accelerator
 from celosia.host.accelerator import Accelerator
 from celosia.host.image import Image
 from celosia.hw.configs import CONFIGS
 from celosia.sim_tb.device import SimDevice
 from celosia.sim_tb.memory import PRESETS
+from celosia.sim_tb.verilator import lint
 
 pytestmark = pytest.mark.sim
 
@@ -76,6 +78,12 @@ def test_random_shapes(seed):
         check(config, model, ["kv260", "stress"][seed % 2], seed, n_tokens=6, chunks=CONFIGS[config].token_lanes)
 
 
-def test_kv260_computes_a_layer():
+@pytest.mark.parametrize("config", ["tiny", "duo"])
+def test_verilog_passes_lint(config):
+    assert lint(accelerator(CONFIGS[config]), "celosia") == []
+
+
+def test_kv260_passes_lint_and_computes_a_layer():
+    assert lint(accelerator(CONFIGS["kv260"]), "celosia") == []
     check("kv260", WIDE, "kv260", seed=1, n_tokens=40, chunks=16)
     check("kv260", WIDE, "stress", seed=2, n_tokens=5, chunks=1)

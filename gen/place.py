@@ -26,7 +26,7 @@ __all__ = ["ALIGN_BYTES", "Address", "Layout", "Space", "apart", "pad_to", "rope
 ALIGN_BYTES = 64
 LONG_BYTES = 8 << 10                                            # of a port: segments from here on are laid apart
 ROWS_BYTES = 64 << 10                                           # memory that begins anew with the same bank
-APART_BYTES = tuple(k << 10 for k in (16, 24, 40, 48))          # modulo ROWS_BYTES
+APART_BYTES = 16 << 10                                          # modulo ROWS_BYTES
 
 
 def pad_to(value, quantum):
@@ -37,10 +37,11 @@ def pad_to(value, quantum):
 def apart(port_bytes):
     """Distance between the long segments of neighbouring ports.
 
-    Four streams at multiples of 16, 24, 40 or 48 KiB modulo 64 KiB read 15.9 GB/s from the memory model of the KV260, at
-    other distances 12.8 to 15.8, the same offset being the worst; ``docs/memory_model.md``.
+    Four streams at multiples of 16 KiB modulo 64 KiB read 15.9 GB/s from the memory model of the KV260, with the same offset
+    12.8 (``docs/memory_model.md``). All segments take the same distance: ports run ahead of one another by up to their
+    queues, and a change of distance from matrix to matrix would bring them into one bank.
     """
-    return min(port_bytes + (distance - port_bytes) % ROWS_BYTES for distance in APART_BYTES)
+    return port_bytes + (APART_BYTES - port_bytes) % ROWS_BYTES
 
 
 def rope_order(head_dim):

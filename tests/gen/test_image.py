@@ -21,6 +21,7 @@ from celosia.gen.pack import unpack_matmul
 from celosia.gen.place import ALIGN_BYTES
 from celosia.host.image import Image
 from celosia.hw.configs import CONFIGS, duo, kv260, tiny
+from celosia.hw.isa import ISA_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +130,13 @@ def test_sentences():
 
 def test_other_configuration_and_instruction_set(small):
     found = Image.open(small[0])
-    found.check(config="tiny", digest=tiny.digest, isa_version=1)
+    found.check(config="tiny", digest=tiny.digest, isa_version=ISA_VERSION)
     with pytest.raises(ValueError) as error:
-        found.check(config="kv260", digest=kv260.digest, isa_version=1)
+        found.check(config="kv260", digest=kv260.digest, isa_version=ISA_VERSION)
     assert str(error.value) == (f"image was packed for configuration tiny ({tiny.digest}), this accelerator is "
                                 f"kv260 ({kv260.digest}): pack again with --config kv260")
-    with pytest.raises(ValueError, match="instruction set 1, this accelerator has 2"):
-        found.check(config="tiny", digest=tiny.digest, isa_version=2)
+    with pytest.raises(ValueError, match=f"instruction set {ISA_VERSION}, this accelerator has {ISA_VERSION + 1}"):
+        found.check(config="tiny", digest=tiny.digest, isa_version=ISA_VERSION + 1)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

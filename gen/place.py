@@ -147,12 +147,17 @@ class Layout:
         return -(-n // self.accel.vector_lanes)
 
     def cache(self):
-        """({(layer, KV head): Address}, bytes of the cache window). Position j lies on port j mod n_ports."""
-        space = Space(self.accel.n_ports)
-        port_bytes = -(-self.context // self.accel.n_ports) * self.record_bytes
-        regions = {(layer, head): space.take(port_bytes, self.record_bytes)
-                   for layer in range(self.model.n_layers) for head in range(self.model.n_kv_heads)}
-        return regions, space.size
+        """({(layer, KV head): Address}, bytes of the cache window). Position j lies on port j mod n_ports.
+
+        The regions of a port lie one after the other, so that there is one gap between two ports and none between regions.
+        """
+        ports = self.accel.n_ports
+        port_bytes = -(-self.context // ports) * self.record_bytes
+        region_bytes = pad_to(port_bytes, ALIGN_BYTES)
+        heads = [(layer, head) for layer in range(self.model.n_layers) for head in range(self.model.n_kv_heads)]
+        stride = apart(len(heads) * region_bytes) if ports > 1 else len(heads) * region_bytes
+        regions = {at: Address(i * region_bytes, stride, port_bytes, self.record_bytes) for i, at in enumerate(heads)}
+        return regions, stride * (ports - 1) + len(heads) * region_bytes
 
     # Tensors in the order of the accelerator.
 

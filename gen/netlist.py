@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
-from .parts import COST, KINDS
+from .parts import COST, DSP_SUMS, KINDS
 
 __all__ = ["Timing", "count", "timing"]
 
@@ -65,7 +65,37 @@ def count(cells) -> dict[str, float]:
         if kind in COST:
             taken[COST[kind][0]] += COST[kind][1]
     taken["carry8"] = sum(place % 2 == 0 for place in _next_carries(cells).values())
+    taken["lut_cells"] = taken["lut"]
+    taken["lut"] -= _second_outputs(cells)
+    sums = Counter(kind for kind, _, _ in cells)
+    taken["dsp"] += sum(-(-sums[kind] // together) for kind, together in DSP_SUMS.items())
     return dict(taken)
+
+
+def _second_outputs(cells):
+    """LUT cells that are the second output of the LUT of another cell, where the part leaves no choice.
+
+    A bit of a carry chain takes DI from the second output (O5) of the LUT that drives S: the two are one LUT when they
+    have at most five inputs together and nothing else reads DI. And a LUT holds two shift registers of 16 bits that have
+    address, enable and clock in common.  (AMD UG574, chapters CLB slice resources: carry logic, shift registers.)
+    """
+    drivers, readers = {}, Counter()
+    shifts: Counter = Counter()
+    for kind, pins, _ in cells:
+        if kind.startswith("LUT"):
+            drivers[pins["O"][0]] = frozenset(bits[0] for port, bits in pins.items() if port != "O" and isinstance(bits[0], int))
+        elif kind == "SRL16E":
+            shifts[tuple(pins[port][0] for port in ("A0", "A1", "A2", "A3", "CE", "CLK"))] += 1
+        for port, bits in pins.items():
+            if not (kind.startswith("LUT") and port == "O"):
+                readers.update(bits)
+    second = sum(n // 2 for n in shifts.values())
+    for kind, pins, _ in cells:
+        if kind == "CARRY4":
+            second += sum(
+                di != s and di in drivers and s in drivers and readers[di] == 1 and len(drivers[di] | drivers[s]) <= 5
+                for di, s in zip(pins["DI"], pins["S"]))
+    return second
 
 
 class _Graph:
@@ -88,7 +118,7 @@ class _Graph:
                 self._all(kind, {key: pins[key] for key in pins if key[0] in "AQ"}, ("Q",), 1)
             elif kind.startswith("RAM"):
                 self._memory(kind, pins)
-            elif kind == "DSP48E2":
+            elif kind == "DSP48E2" or kind in DSP_SUMS:
                 self._multiplier(kind, pins, name)
             elif kind in children:
                 self._child(kind, pins, children[kind])
@@ -148,7 +178,7 @@ class _Graph:
                     self._end(bit, 0, kind)
 
     def _multiplier(self, kind, pins, name):
-        outputs = [port for port in pins if port in ("P", "PCOUT", "ACOUT", "BCOUT", "CARRYOUT", "CARRYCASCOUT")]
+        outputs = [port for port in pins if port in ("P", "Y", "PCOUT", "ACOUT", "BCOUT", "CARRYOUT", "CARRYCASCOUT")]
         if any(isinstance(bit, int) for bit in pins.get("CLK", ())):
             for port, bits in pins.items():
                 for bit in bits:

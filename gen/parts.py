@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["COST", "KINDS", "XCK26", "Part"]
+__all__ = ["COST", "DSP_SUMS", "KINDS", "XCK26", "Part"]
 
 KINDS = ("lut", "ff", "carry8", "bram36", "uram", "dsp")
 
@@ -34,3 +34,6 @@ COST: dict[str, tuple[str, float]] = {
     "FDRE": ("ff", 1), "FDSE": ("ff", 1), "FDCE": ("ff", 1), "FDPE": ("ff", 1),
     "RAMB18E2": ("bram36", 0.5), "RAMB36E2": ("bram36", 1), "URAM288": ("uram", 1), "DSP48E2": ("dsp", 1),
 }
+
+# Sums that are marked for DSPs: cell -> how many share a DSP48E2 (its modes FOUR12, TWO24 and ONE48).
+DSP_SUMS = {"DSP_SUM12": 4, "DSP_SUM24": 2, "DSP_SUM48": 1}

@@ -33,6 +33,7 @@ _TOP = "celosia"
 _HOLDERS = (_TOP, f"{_TOP}.core")      # what they hold are the blocks
 # What a configuration for the part should keep to: shares of the part, LUTs a multiply-add, levels.
 _GOALS = {"lut": 0.75, "bram36": 0.9, "uram": 0.9, "dsp": 0.9, "lut_per_mac": 7, "logic_levels": 8}
+_COUNTED = (*KINDS, "lut_cells")
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "resources.md"
 
 
@@ -86,11 +87,11 @@ def _figures(config, text, part, progress):
 
     blocks: dict[str, dict] = {}
     for (block, module), times in instances.items():
-        into = blocks.setdefault(block, {kind: 0 for kind in KINDS} | {"logic_levels": 0})
-        for kind in KINDS:
+        into = blocks.setdefault(block, dict.fromkeys(_COUNTED, 0) | {"logic_levels": 0})
+        for kind in _COUNTED:
             into[kind] += times * counts[module][kind]
         into["logic_levels"] = max(into["logic_levels"], timings[module].levels)
-    total = {kind: sum(block[kind] for block in blocks.values()) for kind in KINDS}
+    total = {kind: sum(block[kind] for block in blocks.values()) for kind in _COUNTED}
     for block in blocks.values():
         block["share"] = {kind: block[kind] / getattr(part, kind) for kind in KINDS}
 
@@ -195,6 +196,7 @@ def _sentences(figures):
         f"Modules with ways of more than {_GOALS['logic_levels']} levels: {', '.join(long) or 'none'}.",
         f"{figures['lut_per_mac']:.2f} LUT a multiply-add: {figures['blocks']['engine']['lut']:,} LUT of the engine, "
         f"{figures['multiply_adds']:,} multiply-adds a cycle.",
+        f"Yosys mapped {figures['lut_cells']:,} LUT cells, {figures['lut_cells'] - figures['lut']:,} of which are second outputs of a LUT.",
         f"{figures['logic_levels']} levels between registers at most, in {figures['longest_path']['module']}: {', '.join(cells)}.",
         "No memory became registers." if array is None else
         f"The largest memory that became registers has {array['words']} words of {array['bits']} bits, in {array['module']}."]

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import cache_folder
+from .parts import DSP_SUMS
 
 __all__ = ["Cut", "cut", "synthesise"]
 
@@ -36,9 +37,28 @@ _SYNTH = "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {top} -run 
 # Hidden names: the mapper stops where a wire of its own meets one of the same name.  What is left as `$mem_v2` behind
 # map_memory becomes registers.
 _SCRIPT = (
-    "read_rtlil {folder}/in.il", "hierarchy -top {top}", "proc", "flatten", "rename -hide */w:* %x:+[Q] */x:* %d",
+    "read_rtlil {folder}/in.il", "read_verilog -lib {folder}/sums.v", "hierarchy -top {top}", "proc", "flatten", "wreduce",
+    "select -set sums a:use_dsp=yes %ci2 t:$add t:$sub %u %i", "techmap -D SIMD=0 -map {folder}/map.v @sums",
+    "select -set sums a:use_dsp=simd %ci2 t:$add t:$sub %u %i", "techmap -D SIMD=1 -map {folder}/map.v @sums",
+    "rename -hide */w:* %x:+[Q] */x:* %d",
     _SYNTH + "begin:map_ffram", "tee -q -o {folder}/memories dump t:$mem_v2", _SYNTH + "map_ffram:check",
     "select {top}", "write_json -selected {folder}/out.json")
+# Yosys packs no sums into the DSPs of this family. Those that are marked `use_dsp` become cells of their own: four, two or
+# one of them a DSP.
+_SUMS = "\n".join(f"module {name}(input [47:0] A, input [47:0] B, output [47:0] Y); endmodule" for name in DSP_SUMS)
+_SUM_MAP = """
+(* techmap_celltype = "$add $sub" *)
+module sum_of_two(A, B, Y);
+    parameter A_SIGNED = 0; parameter B_SIGNED = 0; parameter A_WIDTH = 0; parameter B_WIDTH = 0; parameter Y_WIDTH = 0;
+    input [A_WIDTH-1:0] A; input [B_WIDTH-1:0] B; output [Y_WIDTH-1:0] Y;
+    wire _TECHMAP_FAIL_ = Y_WIDTH > 48;
+    generate
+        if (`SIMD && Y_WIDTH <= 12) DSP_SUM12 _TECHMAP_REPLACE_ (.A(A), .B(B), .Y(Y));
+        else if (`SIMD && Y_WIDTH <= 24) DSP_SUM24 _TECHMAP_REPLACE_ (.A(A), .B(B), .Y(Y));
+        else DSP_SUM48 _TECHMAP_REPLACE_ (.A(A), .B(B), .Y(Y));
+    endgenerate
+endmodule
+"""
 _CELL = re.compile(r"  cell (\\\S+) (\S+)$")
 _NUMBERED = re.compile(r"\\port\$\d+\$\d+(?=\s|$)")
 _PORT = re.compile(r"  wire .*\b(?:input|output) \d+ ")
@@ -179,7 +199,7 @@ def synthesise(module: Cut) -> dict:
     if importlib.util.find_spec("pyosys") is None:
         raise RuntimeError("Counting resources needs Yosys: install the package pyosys (extra `dev`)")
     version = importlib.metadata.version("pyosys")
-    digest = hashlib.sha256("\n".join([version, *_SCRIPT, module.text]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256("\n".join([version, *_SCRIPT, _SUM_MAP, module.text]).encode()).hexdigest()[:24]
     kept = cache_folder("resources") / f"netlist_{digest}.json.gz"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +212,8 @@ def synthesise(module: Cut) -> dict:
 
 def _run_yosys(module):
     with tempfile.TemporaryDirectory(prefix="celosia_") as folder:
-        (Path(folder) / "in.il").write_text(module.text)
+        for name, text in (("in.il", module.text), ("sums.v", _SUMS), ("map.v", _SUM_MAP)):
+            (Path(folder) / name).write_text(text)
         script = "\n".join(_SCRIPT).format(folder=folder, top=f"\\{module.name}")
         done = subprocess.run([sys.executable, "-c", _RUNNER], input=script, text=True, stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, check=False)

@@ -90,7 +90,8 @@ def test_levels_run_through_modules():
         mapped = synthesis.synthesise(module)
         timings[name] = netlist.timing(mapped, timings)
         if name != "pair":
-            assert netlist.count(mapped["cells"]) == {"lut": 32, "ff": 32, "carry8": 4, "bram36": 0, "uram": 0, "dsp": 0}
+            assert netlist.count(mapped["cells"]) == {
+                "lut": 32, "lut_cells": 32, "ff": 32, "carry8": 4, "bram36": 0, "uram": 0, "dsp": 0}
     assert list(timings) == ["pair.first", "pair.second", "pair"]
     inner = timings["pair.first"]
     # A LUT and four carries to the top bit; nothing lies between two registers inside.
@@ -100,6 +101,58 @@ def test_levels_run_through_modules():
     assert timings["pair"].levels == 7
     flat, = synthesis.cut(text(Pair(), "pair")).values()
     assert netlist.timing(synthesis.synthesise(flat), {}).levels == 7
+
+
+class Marked(wiring.Component):
+    """Sums of two registers, marked for DSPs: five of 12 bits, one of 24, one of 34 that drops a bit; and one that is not."""
+
+    SUMS = {**{f"small{n}": (12, "simd") for n in range(5)}, "middle": (24, "simd"), "wide": (34, "yes"), "plain": (8, None)}
+
+    def __init__(self):
+        super().__init__({port: direction(bits) for name, (bits, _) in self.SUMS.items()
+                          for port, direction in ((f"a_{name}", In), (f"b_{name}", In), (f"o_{name}", Out))})
+
+    def elaborate(self, platform):
+        m = Module()
+        for name, (bits, mark) in self.SUMS.items():
+            a, b = Signal(bits, name=f"r_a_{name}"), Signal(bits, name=f"r_b_{name}")
+            total = Signal(bits, name=f"sum_{name}", attrs={"use_dsp": mark} if mark else {})
+            m.d.sync += [a.eq(getattr(self, f"a_{name}")), b.eq(getattr(self, f"b_{name}")), getattr(self, f"o_{name}").eq(total)]
+            m.d.comb += total.eq(a + b)
+        return m
+
+
+def test_sums_that_are_marked_go_into_dsps():
+    cut, = synthesis.cut(text(Marked(), "marked")).values()
+    mapped = synthesis.synthesise(cut)
+    found = netlist.count(mapped["cells"])
+    assert found["dsp"] == 2 + 1 + 1 and found["lut"] == 8 and found["carry8"] == 1
+    assert netlist.timing(mapped, {}).levels == 5
+
+
+def carry4(s, di):
+    return ["CARRY4", {"S": s, "DI": di, "CI": ["0"], "CYINIT": ["0"], "O": [], "CO": []}, "chain"]
+
+
+def test_second_outputs_are_no_luts():
+    """Bit 0: shared. Bit 1: six inputs together. Bit 2: DI is read elsewhere. Bit 3: DI is a register."""
+    lut = ["LUT2", {"I0": [2], "I1": [3], "O": [10]}, "s0"], ["LUT2", {"I0": [2], "I1": [4], "O": [20]}, "di0"], [
+        "LUT4", {"I0": [2], "I1": [3], "I2": [4], "I3": [5], "O": [11]}, "s1"], ["LUT2", {"I0": [6], "I1": [7], "O": [21]}, "di1"], [
+        "LUT2", {"I0": [2], "I1": [3], "O": [12]}, "s2"], ["LUT2", {"I0": [2], "I1": [3], "O": [22]}, "di2"], [
+        "LUT2", {"I0": [2], "I1": [3], "O": [13]}, "s3"]
+    read_again = ["FDRE", {"D": [22], "Q": [30], "C": [1], "CE": ["1"], "R": ["0"]}, "q"]
+    cells = [*lut, read_again, carry4([10, 11, 12, 13], [20, 21, 22, 30])]
+    counts = netlist.count(cells)
+    assert counts["lut_cells"] == 7 and counts["lut"] == 6
+
+
+def test_shift_registers_of_one_length_share_a_lut():
+    def shift(name, tap, clock=1):
+        return ["SRL16E", {"A0": [tap], "A1": ["1"], "A2": ["0"], "A3": ["0"], "CE": ["1"], "CLK": [clock], "D": [5], "Q": [6]}, name]
+
+    assert netlist.count([shift("a", "1"), shift("b", "1"), shift("c", "1")])["lut"] == 2
+    assert netlist.count([shift("a", "1"), shift("b", "0")])["lut"] == 2
+    assert netlist.count([shift("a", "1"), shift("b", "1", clock=9)])["lut"] == 2
 
 
 def test_a_circle_is_refused():
@@ -150,7 +203,7 @@ def test_json(toy):
     assert figures["goals"]["logic_levels"] == {"at_most": 8, "found": 5, "met": True}
     assert set(figures["blocks"]) == {"engine", "core", "top"}
     for block in figures["blocks"].values():
-        assert {*KINDS, "share", "logic_levels"} == block.keys()
+        assert {*KINDS, "lut_cells", "share", "logic_levels"} == block.keys()
     assert [sum(block[kind] for block in figures["blocks"].values()) for kind in KINDS] == [figures[kind] for kind in KINDS]
 
 

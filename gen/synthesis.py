@@ -37,9 +37,9 @@ _SYNTH = "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {top} -run 
 # Hidden names: the mapper stops where a wire of its own meets one of the same name.  What is left as `$mem_v2` behind
 # map_memory becomes registers.
 _SCRIPT = (
-    "read_rtlil {folder}/in.il", "read_verilog -lib {folder}/sums.v", "hierarchy -top {top}", "proc", "flatten", "wreduce",
-    "select -set sums a:use_dsp=yes %ci2 t:$add t:$sub %u %i", "techmap -D SIMD=0 -map {folder}/map.v @sums",
-    "select -set sums a:use_dsp=simd %ci2 t:$add t:$sub %u %i", "techmap -D SIMD=1 -map {folder}/map.v @sums",
+    "read_rtlil {folder}/in.il", "read_verilog -lib {folder}/sums.v", "hierarchy -top {top}", "proc", "flatten",
+    "select -set sums a:use_dsp=yes %ci2 t:$add t:$sub %u %i", "wreduce @sums", "techmap -D SIMD=0 -map {folder}/map.v @sums",
+    "select -set sums a:use_dsp=simd %ci2 t:$add t:$sub %u %i", "wreduce @sums", "techmap -D SIMD=1 -map {folder}/map.v @sums",
     "rename -hide */w:* %x:+[Q] */x:* %d",
     _SYNTH + "begin:map_ffram", "tee -q -o {folder}/memories dump t:$mem_v2", _SYNTH + "map_ffram:check",
     "select {top}", "write_json -selected {folder}/out.json")

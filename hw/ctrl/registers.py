@@ -10,7 +10,10 @@ Every access answers OKAY. What is not there reads as zero; what cannot be writt
 in the 32 cycles after a reset, in which the kept values become zero, waits for their end.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,6 +27,7 @@ __all__ = ["Registers", "Strobes"]
 _COUNTER_BITS = 48
 _WIDE = ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE", "PROGRAM_OFFSET")      # 64 bits each
 _FREE = ("IRQ_ENABLE", "SCRATCH")                                                        # may change during a run
+_COUNTERS_ADDRESS, _TOPK_ADDRESS = COUNTERS[0].offset >> 2, TOPK_OFFSET >> 2
 _TOPK_CYCLES = 4
 _KEPT_ROWS = 32
 
@@ -31,15 +35,6 @@ _KEPT_ROWS = 32
 def _kept_row(address):
     """Row of a kept value: bits 3:0 and bit 5 of its word address."""
     return address & 15 | (address >> 5 & 1) << 4
-
-
-def _chosen(words, address):
-    """``words[address]`` by a tree of multiplexers; zero where there is none."""
-    if len(words) == 1:
-        return words[0]
-    bit = (len(words) - 1).bit_length() - 1
-    upper = words[1 << bit:]
-    return Mux(address[bit], _chosen(upper + [Const(0)] * ((1 << bit) - len(upper)), address), _chosen(words[:1 << bit], address))
 
 
 class Strobes(data.StructLayout):
@@ -183,23 +178,35 @@ class Registers(wiring.Component):
         address = Signal(ADDRESS_BITS - 2)
         step = Signal(range(_TOPK_CYCLES + 1))
 
-        # The sources, each zero when the address is not its own; then the one that is not.
+        # Sources in registers of their own, all zero but the one that is addressed.
+        sources = []
+
+        def source(value, addressed):
+            sources.append(Signal(32, name=f"source_{len(sources)}", reset_less=True))
+            m.d.sync += sources[-1].eq(Mux(addressed, value, 0))
+
         port = kept.read_port(domain="comb")
         m.d.comb += port.addr.eq(_kept_row(address))
-        plain, count, candidate = Signal(32), Signal(_COUNTER_BITS), Signal(32)
-        m.d.sync += plain.eq(0)
+        plain = Signal(32)
         with m.Switch(address):
             with m.Case(*places):
-                m.d.sync += plain.eq(port.data)
-            for number, source in others.items():
+                m.d.comb += plain.eq(port.data)
+            for number, value in others.items():
                 with m.Case(number):
-                    m.d.sync += plain.eq(source)
-        first = COUNTERS[0].offset >> 2
-        number = (address - first)[1:]
-        m.d.sync += count.eq(Mux((address >= first) & (number < len(counters)), _chosen(counters, number), 0))
-        m.d.sync += self.topk_index.eq((address - (TOPK_OFFSET >> 2)) >> 1)
-        m.d.sync += candidate.eq(Mux(address >= TOPK_OFFSET >> 2, Mux(address[0], self.topk_logit, self.topk_token), 0))
-        half = Mux(address[0], count[32:], count[:32])
+                    m.d.comb += plain.eq(value)
+        source(plain, 1)
+        number = (address - _COUNTERS_ADDRESS)[1:]
+        in_counters = (address >= _COUNTERS_ADDRESS) & (number < len(counters))
+        for first in range(0, len(counters), 4):
+            group = Array(counters[first:first + 4])
+            here = in_counters & (number[2:] == first // 4)
+            chosen = group[number[:2]] if len(group) > 1 else group[0]
+            source(chosen[:32], here & ~address[0])
+            source(chosen[32:], here & address[0])
+        in_topk = address >= _TOPK_ADDRESS
+        m.d.sync += self.topk_index.eq((address - _TOPK_ADDRESS) >> 1)
+        source(self.topk_token, in_topk & ~address[0])
+        source(self.topk_logit, in_topk & address[0])
 
         with m.FSM():
             with m.State("ADDRESS"):
@@ -208,10 +215,10 @@ class Registers(wiring.Component):
                 with m.If(ar.valid & cleared):
                     m.next = "LOOK"
             with m.State("LOOK"):
-                # topk_index takes a cycle, the candidate two, `candidate` one.
+                # topk_index takes a cycle, the candidate two, its source one.
                 m.d.sync += step.eq(step + 1)
                 with m.If(step == _TOPK_CYCLES):
-                    m.d.sync += [r.valid.eq(1), r.p.data.eq(plain | half | candidate)]
+                    m.d.sync += [r.valid.eq(1), r.p.data.eq(reduce(or_, sources))]
                     m.next = "ANSWER"
             with m.State("ANSWER"):
                 with m.If(r.ready):

@@ -139,6 +139,12 @@ def test_check(config):
              parameters=sizes(config, PARAMETERS))
 
 
+@pytest.mark.sim
+@pytest.mark.parametrize("n_ports", [1, 4])
+def test_expander(n_ports):
+    simulate(ReadExpander(n_ports=n_ports), "celosia.sim_tb.tb_expand", name=f"expander_{n_ports}", parameters={"n_ports": n_ports})
+
+
 @pytest.mark.parametrize("make, sentence", [
     (lambda: RunControl(n_reports=0, token_lanes=4, max_positions=9), "n_reports must be a positive integer, not 0"),
     (lambda: RunControl(n_reports=1, token_lanes=17, max_positions=9), "token_lanes must be an integer of 1 to 16"),

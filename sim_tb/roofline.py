@@ -127,15 +127,16 @@ def table(found):
     """A roofline as text."""
     ceilings = found["ceilings"]
     read = ceilings["pure_read_bytes_per_s"]
+    width = max((len(row["name"]) for row in found["points"]), default=0)
     lines = [
         f"{found['config']} at {found['clock_mhz']:g} MHz: ports {ceilings['port_bytes_per_s'] / 1e9:.2f} GB/s"
         + (f", pure read of the memory model {read / 1e9:.2f} GB/s" if read else "")
         + f"; {ceilings['ops_per_s'] / 1e9:,.0f} Gop/s with {ceilings['token_lanes']} token lanes, "
         f"{ceilings['ops_per_s_one_lane'] / 1e9:,.0f} with one",
-        f"{'':<62}{'op/byte':>9}{'Gop/s':>10}"]
-    lines += [f"{point['name']:<62}{point['ops_per_byte']:>9.1f}{point['ops_per_s'] / 1e9:>10,.1f}  {point['source']}"
+        f"{'':<{width}}{'op/byte':>9}{'Gop/s':>10}"]
+    lines += [f"{point['name']:<{width}}{point['ops_per_byte']:>9.1f}{point['ops_per_s'] / 1e9:>10,.1f}  {point['source']}"
               for point in found["points"]]
-    lines.append(f"{'':<62}{'tokens/s':>9}{'of':>10}  at {BOARD_BYTES_PER_S / 1e9:g} GB/s")
-    lines += [f"{share['name']:<62}{share['tokens_per_s']:>9.2f}{share['ceiling_tokens_per_s']:>10.2f}  "
+    lines.append(f"{'':<{width}}{'tokens/s':>9}{'of':>10}  at {BOARD_BYTES_PER_S / 1e9:g} GB/s")
+    lines += [f"{share['name']:<{width}}{share['tokens_per_s']:>9.2f}{share['ceiling_tokens_per_s']:>10.2f}  "
               f"{100 * share['share']:.0f} %" for share in found["shares"]]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from celosia.gen import assemble, pack, place, program, scratch, synthetic, verilog
+from celosia.gen import assemble, fit, model, pack, place, program, scratch, synthetic, verilog
 from celosia.gen.cache import cache_folder
 from celosia.gen.shapes import SHAPES
 from celosia.hw.configs import CONFIGS
@@ -18,7 +18,7 @@ from .memory import PRESETS
 __all__ = ["kept", "path_of", "path_of_run", "results"]
 
 _MEMORY = "kv260"
-_WRITTEN_BY = (assemble, benches, pack, place, program, scratch, synthetic)
+_WRITTEN_BY = (assemble, benches, fit, model, pack, place, program, scratch, synthetic)
 
 
 def path_of(config, name, *parts):
@@ -69,7 +69,7 @@ def _measure(config, run, path):
     options = {key: value for key, value in run.items() if key != "shape"}
 
     def say(text):
-        benches.say_to_stderr(f"{run['shape']}, {run['head']} head, behind {run['context']}: {text}")
+        benches.say_to_stderr(f"{run['shape']}, {run.get('head', 'default')} head, behind {run['context']}: {text}")
 
     kept(path, lambda: _steady(benches.bench(config, SHAPES[run["shape"]], memory=_MEMORY, progress=say, **options)))
 

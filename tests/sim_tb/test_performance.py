@@ -118,7 +118,7 @@ def test_only_what_changed_runs_again(tmp_path, monkeypatch):
     """`make bench` on a small shape: two processes, a token at full depth beside its extrapolation, and all of it kept."""
     common = {"shape": "tiny", "context": 4, "head": "ternary"}
     for name, value in {"CONFIG": "tiny", "RUNS": [common | {"layers": 2}], "FULL": common, "_DOCS": tmp_path,
-                        "_TOKENS": 2}.items():
+                        "_demo": lambda: DEMO | {"steps": [STEP, STEP | {"position": 40}]}}.items():
         monkeypatch.setattr(performance, name, value)
     monkeypatch.setattr(kept_runs, "cache_folder", lambda kind: tmp_path / kind)
     (tmp_path / "performance.md").write_text((DOCS / "performance.md").read_text())

@@ -1,0 +1,77 @@
+"""What configuration ``kv260`` is to reach, and whether measured runs reach it."""
+
+from dataclasses import dataclass
+
+from .published import SYSTEMS
+
+__all__ = ["TARGETS", "Target", "verdicts"]
+
+_UNITS = {"decode_tokens_per_s": "decode, tokens/s", "prefill_tokens_per_s": "prefill, tokens/s",
+          "time_to_first_token_s": "time to first token, s", "bandwidth_share": "share of pure reading"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure (a key of what ``bench`` returns) of one shape.
+
+    Parameters
+    ----------
+    shape, figure : str
+    context, prompt_tokens : int
+        Of the run that shows it: positions before the token, tokens of the prompt (0: any).
+    at_least : float or None
+        The figure is not to be below this; None: it is only shown.
+    why : str
+        Where the number comes from.
+    """
+
+    shape: str
+    figure: str
+    context: int
+    prompt_tokens: int
+    at_least: float | None
+    why: str
+
+
+def _best(shape, positions):
+    """The fastest published figure of a shape behind so many positions, and its name."""
+    found = max((system for system in SYSTEMS if system.shape == shape and system.position in positions),
+                key=lambda system: system.decode_tokens_per_s)
+    behind = f"{found.position:,}" if found.position else "few"
+    return found.decode_tokens_per_s, f"{found.name}, on hardware behind {behind} positions"
+
+
+_PREFILL = {"bitnet-2b4t": 450.0, "bitnet-0.73b": 1200.0}
+
+TARGETS = [target for shape, prefill in _PREFILL.items() for target in (
+    Target(shape, "decode_tokens_per_s", 0, 0, *_best(shape, (0, 250))),
+    Target(shape, "decode_tokens_per_s", 1024, 0, *_best(shape, (1000, 1024))),
+    Target(shape, "bandwidth_share", 0, 0, None, "the speed of the memory is 1"),
+    Target(shape, "bandwidth_share", 1024, 0, None, "the speed of the memory is 1"),
+    Target(shape, "prefill_tokens_per_s", 0, 128, prefill, "sixteen tokens share one reading of the weights"))]
+
+
+def verdicts(runs, targets=None):
+    """Rows of a table, one a target: what, behind how many positions, head, at least, found, how it was found, verdict, why.
+
+    The run of a target is the first one of its shape, context and prompt in ``runs``; without one the verdict is ``no run``.
+    """
+    rows = []
+    for target in TARGETS if targets is None else targets:
+        run = next((run for run in runs if run["shape"] == target.shape and run["context"] == target.context
+                    and target.prompt_tokens in (0, run["prompt_tokens"])), None)
+        found = None if run is None else run[target.figure]
+        behind = f"prompt of {target.prompt_tokens}" if target.prompt_tokens else f"{target.context:,}"
+        rows.append((target.shape, _UNITS[target.figure], behind, "" if run is None else run["head"],
+                     "" if target.at_least is None else f"{target.at_least:,g}", "" if found is None else f"{found:,.4g}",
+                     "" if run is None else "extrapolated" if run["extrapolated"] else "all layers",
+                     _verdict(target.at_least, found), target.why))
+    return rows
+
+
+def _verdict(at_least, found):
+    if found is None:
+        return "no run"
+    if at_least is None:
+        return "shown"
+    return "met" if found >= at_least else "**missed**"

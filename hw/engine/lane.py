@@ -15,13 +15,25 @@ operands of 12 bits and a little more, and are marked for DSPs, four or two of t
 The module has no constant of its own lane: all lanes of an engine are the same. Rate: a beat a cycle.
 """
 
-from amaranth.hdl import Module, Shape, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Shape, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .words import GROUP_COLUMNS, column_groups, entry_bits
 
 __all__ = ["LaneDot"]
+
+
+def _sum(left, right):
+    """Sum of two signed numbers, in carry bits as many as the wider one has: both are lifted by half their range, and the
+    highest bit of their sum is the last carry, inverted."""
+    bits = max(len(left), len(right))
+    lifted = []
+    for value in (left, right):
+        wide = Cat(value, value[-1].replicate(bits - len(value)))
+        lifted.append(Cat(wide[:-1], ~wide[-1]))
+    total = lifted[0] + lifted[1]
+    return Cat(total[:bits], ~total[bits]).as_signed()
 
 
 class LaneDot(wiring.Component):
@@ -57,7 +69,7 @@ class LaneDot(wiring.Component):
                 value = Signal(signed(bits), name=f"row{row}_leaf{g}")
                 m.d.comb += value.eq(self.found[at][:bits] ^ self.inverts[at].replicate(bits))
                 nodes.append((value, -128 * size, 128 * size - 1))
-            nodes.append((self.counts[row], 0, n_groups))
+            nodes.append((Cat(self.counts[row], Const(0, 1)).as_signed(), 0, n_groups))
             m.d.comb += self.dots[row].eq(self._tree(m, row, nodes))
         return m
 
@@ -71,10 +83,15 @@ class LaneDot(wiring.Component):
                 values, least, greatest = zip(*nodes[k:k + 2])
                 shape = Shape.cast(range(sum(least), sum(greatest) + 1))
                 name = f"row{row}_level{level}_{k // 2}"
-                total = Signal(shape, name=f"{name}_sum", attrs={"use_dsp": "simd"} if level > 1 else {})
                 later = Signal(shape, name=name, reset_less=True)
-                m.d.comb += total.eq(sum(values[1:], values[0]))
-                m.d.sync += later.eq(total)
+                if len(values) < 2:
+                    m.d.sync += later.eq(values[0])
+                elif level == 1:
+                    m.d.sync += later.eq(_sum(*values))
+                else:
+                    total = Signal(shape, name=f"{name}_sum", attrs={"use_dsp": "simd"})
+                    m.d.comb += total.eq(values[0] + values[1])
+                    m.d.sync += later.eq(total)
                 sums.append((later, sum(least), sum(greatest)))
             nodes = sums
         return nodes[0][0]

@@ -180,6 +180,7 @@ class MatmulEngine(wiring.Component):
                 partial.write_en.eq(writes.valid & ~writes.drains), partial.write_group.eq(writes.group),
                 partial.finish_en.eq(writes.valid & writes.drains), partial.finish_addr.eq(drain.finish_addr),
                 partial.drain_en.eq(drain.read_en), partial.drain_addr.eq(drain.read_addr),
+                partial.drain_take.eq(drain.take), partial.drain_own.eq(drain.own[t]),
             ]
             sums.append(partial.drained)
         m.d.comb += [

@@ -31,7 +31,7 @@ class Drain(wiring.Component):
         As in the engine. Rows and vector lanes divide one another.
 
     Members: ``i_block`` in the order of the beats; ``landed`` strobes when a row group is written at ``finish_addr``;
-    ``freed`` when its place may be used again. A cycle after ``read_en`` or later, ``take`` moves what was read on to
+    ``freed`` when its place may be used again (one cycle late). A cycle after ``read_en`` or later, ``take`` moves what was read on to
     ``sums``: the word of the lane whose bit in ``own`` is set, and zero in all others. ``done`` strobes after the last word
     of a command was taken. Paths: none between ``o`` and the rest.
     """
@@ -71,8 +71,8 @@ class Drain(wiring.Component):
             last_lane.eq(lane == block.last_lane),
             self.i_block.ready.eq(step & last_group & last_lane),
             self.read_en.eq(step),
-            self.freed.eq(step & last_part & last_lane),
         ]
+        m.d.sync += self.freed.eq(step & last_part & last_lane)
         m.d.sync += arrived.eq(arrived + self.landed - Mux(self.i_block.ready, block.last_group + 1, 0))
         with m.If(self.landed):
             m.d.sync += self.finish_addr.eq(self.finish_addr + 1)

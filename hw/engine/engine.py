@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import TRITS_PER_BYTE
 from ..links import DrainWord, MatmulCommand, QuantWord
-from ..stream import Queue, connect
+from ..stream import Buffer, Queue, connect
 from .activations import ActivationMemory
 from .beats import BeatControl
 from .build import BuildControl
@@ -110,7 +110,9 @@ class MatmulEngine(wiring.Component):
         connect(m, build.o_limits, limits.i)
         connect(m, limits.o, beats.i_limits)
         connect(m, beats.o_block, blocks.i)
-        connect(m, blocks.o, drain.i_block)
+        m.submodules.next_block = next_block = Buffer(Block(self._groups, self._tokens))
+        connect(m, blocks.o, next_block.i)
+        connect(m, next_block.o, drain.i_block)
 
         builders = [self._builder(m, b, build) for b in range(self._builders)]
         m.d.comb += [

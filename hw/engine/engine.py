@@ -4,12 +4,12 @@
 
      i_act ──► activation memory ──► table builders ──────┐ tables of the next column block
                      ▲ read                ▲ step         ▼
-     i_command ──► build control ──────────┘      ┌── token lane 0 .. M-1 ──────────────┐
-                     │ limits                     │  look up ──► adder tree ──► partial  │
-                     ▼                      codes │                             sums     │
-     i_weights ──► beat control, decode ─────────►│                               │      │
-                                                  └───────────────────────────────┼──────┘
-     o, done  ◄── drain ◄─────────────────────────────────────────────────────────┘
+     i_command ──► build control ──────────┘   look-up (a round of lanes)
+                     │ limits            codes ▲ │    ┌── token lane 0 .. M-1 ─────────┐
+                     ▼                         │ └───►│  adder tree ──► partial sums   │
+     i_weights ──► beat control, decode ───────┴─────►│                       │        │
+                                               counts └───────────────────────┼────────┘
+     o, done  ◄── drain ◄─────────────────────────────────────────────────────┘
 
 The activations of a column block of C columns stay in the tables while the row groups of the row block stream by, one
 beat of R rows x C columns a cycle. Rate: a column block takes max(row groups, 14 x rounds of lanes) cycles. Latency:

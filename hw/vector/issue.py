@@ -116,6 +116,8 @@ class Issue(wiring.Component):
         ]
 
         # Rows on their way to the scalar registers.
+        reduces = Signal()
+        m.d.comb += reduces.eq((f.reduce == Reduce.RMS) | (f.reduce == Reduce.ABSMAX))
         row_end, rows = Signal(), Signal(5)
         spacing = Signal(range(self._row_spacing + 1))
         m.d.sync += rows.eq(rows + row_end - self.reduced)
@@ -124,7 +126,7 @@ class Issue(wiring.Component):
         with m.Elif(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
         row_over = Signal()
-        m.d.comb += row_over.eq(Mux(f.reduce == Reduce.RMS, rows == 0, (f.reduce == Reduce.NONE) | (spacing == 0)))
+        m.d.comb += row_over.eq(Mux(f.reduce == Reduce.RMS, rows == 0, ~reduces | (spacing == 0)))
 
         alone, more_tokens = Signal(), Signal()
         m.d.comb += [alone.eq(f.tokens == Tokens.LAST), more_tokens.eq(~alone & ~last_token)]
@@ -161,10 +163,10 @@ class Issue(wiring.Component):
                 with m.If(go):
                     with m.If(i != block_last):
                         m.d.sync += i.eq(i + 1)
-                    with m.Elif((f.reduce == Reduce.NONE) & more_tokens):
+                    with m.Elif(~reduces & more_tokens):
                         m.d.sync += [i.eq(block_start), *next_token]
                     with m.Else():
-                        m.d.comb += row_end.eq(f.reduce != Reduce.NONE)
+                        m.d.comb += row_end.eq(reduces)
                         m.next = "ROW"
             with m.State("ROW"):
                 with m.If(row_over):

@@ -1,4 +1,4 @@
-"""Reducer: the sum of a row in SUM_SLOTS partial sums, or its largest magnitude, then its scalar registers.
+"""Reducer: the sum of a row in SUM_SLOTS partial sums, or its largest magnitude.
 
 Sum. The slots are words of L lanes in a small memory; the lanes' adders do the adding. Word i of the row goes to slot
 word i mod (SUM_SLOTS / L); an untouched slot reads as +0. After the last word the slots fold: for half = 64, 32, .. 1
@@ -14,7 +14,8 @@ which is half / L steps of whole words while half >= L, and then one step in whi
            ^------------------- a level waits for its last sum --^            last step must be back
 
 Largest magnitude. |y| is compared as an integer (NaN is above infinity) in a tree over the lanes, a level a cycle,
-then with the largest of the row so far.
+then with the largest of the row so far, or at the row's first word with what its token kept. KEEP keeps the result,
+ABSMAX passes it on and forgets it. Rows may follow one another without a gap.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -22,7 +23,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import Reduce
-from .words import S_ADD, S_Y, SUM_SLOTS, delay
+from .words import S_ADD, S_Y, SUM_SLOTS, delay, fit
 
 __all__ = ["Reducer"]
 
@@ -30,7 +31,7 @@ S_READ = S_ADD - 2      # a slot word's address; a cycle later the word; then th
 
 
 class Reducer(wiring.Component):
-    """Parameters: ``vector_lanes``.
+    """Parameters: ``vector_lanes``, ``token_lanes``. A reset forgets what the tokens kept.
 
     Members
     -------
@@ -48,10 +49,12 @@ class Reducer(wiring.Component):
 
     S_READ = S_READ
 
-    def __init__(self, *, vector_lanes):
+    def __init__(self, *, vector_lanes, token_lanes):
         if vector_lanes not in (2, 4, 8, 16):
             raise ValueError(f"vector_lanes must be 2, 4, 8 or 16, not {vector_lanes!r}")
-        self._lanes = vector_lanes
+        if token_lanes not in (1, 2, 4, 8, 16):
+            raise ValueError(f"token_lanes must be a power of two of at most 16, not {token_lanes!r}")
+        self._lanes, self._token_lanes = vector_lanes, token_lanes
         word = data.ArrayLayout(32, vector_lanes)
         super().__init__({
             "reduce": In(Reduce), "read_valid": In(1), "y_valid": In(1), "y_last": In(1), "y_token": In(4),
@@ -64,7 +67,7 @@ class Reducer(wiring.Component):
         summing = Signal()
         m.d.comb += summing.eq(self.reduce == Reduce.RMS)
         sum_valid = self._sum(m, summing)
-        peak, peak_valid = self._peak(m, self.reduce == Reduce.ABSMAX)
+        peak, peak_valid = self._peak(m)
         # The row's token: of the word that reached the magnitudes' end; a sum's has long been there.
         m.d.sync += self.total_token.eq(delay(m, self.y_token, (self._lanes - 1).bit_length()))
         m.d.comb += [
@@ -139,10 +142,11 @@ class Reducer(wiring.Component):
         ]
         return delay(m, final, distance, reset=True)
 
-    def _peak(self, m, enable):
-        """Largest magnitude of the row, and its strobe."""
+    def _peak(self, m):
+        """Largest magnitude of the row and of what its token kept, and the strobe of ABSMAX."""
         level = [self.y[lane][:31] for lane in range(self._lanes)]
-        valid, last = self.y_valid & enable, self.y_last
+        absmax = self.reduce == Reduce.ABSMAX
+        valid, last = self.y_valid & (absmax | (self.reduce == Reduce.KEEP)), self.y_last
         depth = 0
         while len(level) > 1:
             larger = []
@@ -152,10 +156,30 @@ class Reducer(wiring.Component):
                 larger.append(winner)
             level, depth = larger, depth + 1
         valid, last = delay(m, valid, depth, reset=True), delay(m, last, depth)
-        peak, peak_valid = Signal(31), Signal()
-        m.d.sync += peak_valid.eq(valid & last)
+        early_token = delay(m, self.y_token, depth - 1)
+        token = delay(m, early_token, 1)
+
+        # What the token of this word kept, read a cycle before.
+        m.submodules.kept = kept = memory.Memory(shape=31, depth=self._token_lanes, init=[],
+                                                 attrs={"ram_style": "distributed"})
+        write, read = kept.write_port(), kept.read_port()
+        keeps = Signal(self._token_lanes)           # tokens that keep something
+        kept_magnitude = Signal(31)
+        m.d.comb += [
+            read.addr.eq(fit(early_token, self._token_lanes)),
+            kept_magnitude.eq(Mux(keeps.bit_select(fit(token, self._token_lanes), 1), read.data, 0)),
+        ]
+
+        first, peak, peak_valid = Signal(init=1), Signal(31, reset_less=True), Signal()
+        before, larger = Signal(31), Signal(31)
+        m.d.comb += [
+            before.eq(Mux(first, kept_magnitude, peak)),
+            larger.eq(Mux(level[0] > before, level[0], before)),
+            write.en.eq(valid & last), write.addr.eq(fit(token, self._token_lanes)), write.data.eq(larger),
+        ]
+        m.d.sync += peak_valid.eq(valid & last & absmax)
         with m.If(valid):
-            m.d.sync += peak.eq(Mux(level[0] > peak, level[0], peak))
-        with m.Elif(peak_valid):
-            m.d.sync += peak.eq(0)
+            m.d.sync += [peak.eq(larger), first.eq(last)]
+            with m.If(last):
+                m.d.sync += keeps.bit_select(fit(token, self._token_lanes), 1).eq(~absmax)
         return peak, peak_valid

@@ -2,12 +2,12 @@
 
 ::
 
-    RMS     total --> * imm0 --> + imm1 --> rsqrt --> s[r]
+    RMS     total --> * imm0 --> + imm1 --> rsqrt --> * s[scale_scalar] --> s[r]
 
     ABSMAX  c = max(total, 1e-5) --> * 1/127 --> s[r + 1]
                                  --> recip --> * 127 --> s[r]
 
-One multiplier, one adder, one function unit; a counter says when which result is there. About 20 cycles.
+One multiplier, one adder, one function unit; a counter says when which result is there. About 30 cycles.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -30,7 +30,8 @@ _INT8_STEP = bits_of(1 / 127)
 
 # Cycles after `start` at which results are there: one cycle into the multiplier's operand registers, then latencies.
 _FIRST_PRODUCT = 1 + FMul.LATENCY
-_RMS_END = _FIRST_PRODUCT + FAdd.LATENCY + Func.LATENCY
+_RSQRT = _FIRST_PRODUCT + FAdd.LATENCY + Func.LATENCY
+_RMS_END = _RSQRT + 1 + FMul.LATENCY
 _RECIP = Func.LATENCY
 _ABSMAX_END = _RECIP + 1 + FMul.LATENCY
 assert _FIRST_PRODUCT < _ABSMAX_END <= _RMS_END and _RECIP > 0
@@ -48,7 +49,8 @@ class ScalarUnit(wiring.Component):
     done : Out(1)
         The registers are written.
     read_scalar, read_token : In(2), In(4); read_data : Out(32)
-        First read port, and a second one: ``scale_scalar``, ``scale_token``, ``scale_data``. Combinational.
+        First read port, and a second one: ``scale_scalar``, ``scale_token``, ``scale_data``. Combinational. While RMS is at
+        work the second one reads for it.
     """
 
     ABSMAX_CYCLES = _ABSMAX_END + 2
@@ -74,17 +76,13 @@ class ScalarUnit(wiring.Component):
         def address(scalar, token):
             return Cat(scalar, fit(token, self._token_lanes))
 
-        m.d.comb += [
-            read.addr.eq(address(self.read_scalar, self.read_token)), self.read_data.eq(read.data),
-            scale.addr.eq(address(self.scale_scalar, self.scale_token)), self.scale_data.eq(scale.data),
-        ]
-
         m.submodules.mul = mul = FMul()
         m.submodules.add = add = FAdd()
         m.submodules.func = func = Func()
         m.d.comb += [mul.en.eq(1), add.en.eq(1), func.en.eq(1)]
 
         # `at` counts the cycles since start; the total (or c) is held.
+        rms = self.reduce == Reduce.RMS
         absmax = self.reduce == Reduce.ABSMAX
         held, held_token = Signal(32, reset_less=True), Signal(4, reset_less=True)
         busy, at = Signal(), Signal(range(_RMS_END + 1))
@@ -96,11 +94,17 @@ class ScalarUnit(wiring.Component):
         with m.Elif(busy):
             m.d.sync += at.eq(at + 1)
 
+        m.d.comb += [
+            read.addr.eq(address(self.read_scalar, self.read_token)), self.read_data.eq(read.data),
+            scale.addr.eq(address(self.scale_scalar, Mux(rms, held_token, self.scale_token))),
+            self.scale_data.eq(scale.data),
+        ]
+
         s_mul_a, s_mul_b = Signal(32, reset_less=True), Signal(32, reset_less=True)
-        second = absmax & (at >= _RECIP)
+        second = at >= Mux(absmax, _RECIP, _RSQRT)
         m.d.sync += [
             s_mul_a.eq(Mux(second, func.o.as_value(), held)),
-            s_mul_b.eq(Mux(second, _INT8_TOP, Mux(absmax, _INT8_STEP, self.imm0))),
+            s_mul_b.eq(Mux(absmax, Mux(second, _INT8_TOP, _INT8_STEP), Mux(second, scale.data, self.imm0))),
         ]
         m.d.comb += [
             mul.a.eq(s_mul_a), mul.b.eq(s_mul_b),
@@ -115,7 +119,7 @@ class ScalarUnit(wiring.Component):
             step_end.eq(busy & absmax & (at == _FIRST_PRODUCT)),
             write.en.eq(end | step_end),
             write.addr.eq(address((self.reduce_scalar + step_end)[:2], held_token)),
-            write.data.eq(Mux(absmax, mul.o.as_value(), func.o.as_value())),
+            write.data.eq(mul.o.as_value()),
         ]
         m.d.sync += self.done.eq(end)
         with m.If(end):

@@ -262,7 +262,7 @@ async def keeps_its_pace(dut):
             ("X to X", row | {"sink": Sink.X, "d_base": n}, 34), ("X to ACT", row | {"sink": Sink.ACT}, 38),
             ("MATMUL to X", row | {"source": Source.MATMUL, "sink": Sink.X}, 34),
             ("MATMUL to X, two blocks", row | {"source": Source.MATMUL, "sink": Sink.X, "block_words": n // 2}, 36),
-            ("ABSMAX", row | {"reduce": Reduce.ABSMAX}, 52), ("RMS", row | {"reduce": Reduce.RMS}, 54 + n // 8 + fold),
+            ("ABSMAX", row | {"reduce": Reduce.ABSMAX}, 53), ("RMS", row | {"reduce": Reduce.RMS}, 54 + n // 8 + fold),
             ("KEEP", row | {"reduce": Reduce.KEEP}, 34)):
         found = await bench.cycles(f, random) - n
         dut._log.info(f"{name}: {found} cycles more than words")
@@ -273,7 +273,7 @@ async def keeps_its_pace(dut):
     f = {"n_words": 8, "block_words": 8, "x_stride": 8, "reduce": Reduce.ABSMAX}
     found = await bench.cycles(f, random) - 8 * n_tokens
     dut._log.info(f"ABSMAX of {n_tokens} rows: {found} cycles more than words")
-    assert found <= 52 + 15 * (n_tokens - 1), f"ABSMAX of {n_tokens} rows: {found} cycles more than words"
+    assert found <= 53 + n_tokens - 1, f"ABSMAX of {n_tokens} rows: {found} cycles more than words"
     found = await bench.cycles({"n_words": n, "block_words": n, "reduce": Reduce.RMS}, random) - n * n_tokens
     dut._log.info(f"RMS of {n_tokens} rows: {found} cycles more than words")
     more = n // 8 + 2 if lanes == 16 else 63 + fold

@@ -88,8 +88,7 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS,
-                                           rows_at_once=ROW_SETS - 1, row_spacing=ScalarUnit.ABSMAX_CYCLES)
+        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS, rows_at_once=ROW_SETS - 1)
         m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes, token_lanes=self._token_lanes)
         m.submodules.scalars = scalars = ScalarUnit(token_lanes=self._token_lanes)
         m.submodules.sinks = sinks = Sinks(vector_lanes=self._lanes, quant_words=_QUANT_WORDS, topk_words=_TOPK_WORDS)

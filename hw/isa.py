@@ -19,7 +19,7 @@ from amaranth.lib import data, enum
 __all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add", "Reduce",
            "Sink", "Header", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 DESCRIPTOR_BYTES = 64
 
 
@@ -87,10 +87,14 @@ class Add(enum.Enum, shape=unsigned(2)):
 
 
 class Reduce(enum.Enum, shape=unsigned(2)):
-    """Reduction of y over the row of a token, into scalar registers (source must be X or P)."""
+    """Reduction of y over the row of a token, into scalar registers (source must be X or P).
+
+    Every token keeps a magnitude k, zero when a program begins, so that a row can be searched in parts.
+    """
     NONE = 0
-    RMS = 1     # s[r] = rsqrt(sum_slots(y) * imm0 + imm1)
-    ABSMAX = 2  # c = max(max|y|, 1e-5); s[r] = 127 * recip(c); s[r + 1] = c * (1/127)
+    RMS = 1     # s[r] = s[scale_scalar] * rsqrt(sum_slots(y) * imm0 + imm1)
+    ABSMAX = 2  # c = max(k, max|y|, 1e-5); s[r] = 127 * recip(c); s[r + 1] = c * (1/127); k = 0
+    KEEP = 3    # k = max(k, max|y|)
 
 
 class Sink(enum.Enum, shape=unsigned(3)):

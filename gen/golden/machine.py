@@ -94,6 +94,7 @@ class Machine:
                                                 f"not {first_position} to {first_position + n - 1}")
         self._token_ids, self._n, self._first = list(token_ids), n, first_position
         self._candidates, self._rows = [], deque()
+        self._vector.kept.zero_()
         if isinstance(program, str):
             where = self.header["programs"][program]
             program = where["offset"], where["count"]

@@ -20,7 +20,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Add, Attend, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Vector
+from ..isa import Add, Attend, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Sink, Source, Vector
 from ..links import Launch
 from ..regs import Error
 
@@ -110,7 +110,7 @@ class DescriptorCheck(wiring.Component):
         bad_size[Opcode.MATMUL] = ((matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
                                    | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks))
         bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
-                                    & _known(vector.reduce, Reduce) & _known(vector.sink, Sink))
+                                    & _known(vector.sink, Sink))
         bad_size[Opcode.VECTOR] = (
             (vector.n_words == 0) | (vector.block_words == 0)
             | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))

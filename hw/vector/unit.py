@@ -25,7 +25,7 @@ from ..isa import Sink, Vector
 from ..links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, TopkWord
 from .issue import Issue
 from .lane import Lane
-from .reduce import Reducer
+from .reduce import ROW_SETS, Reducer
 from .scalar import ScalarUnit
 from .sinks import Sinks
 from .words import S_ISSUE, S_WORDS, S_Y, WordControl, delay, fit
@@ -88,9 +88,8 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS,
-                                           row_spacing=ScalarUnit.ABSMAX_CYCLES)
-        m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes)
+        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS, rows_at_once=ROW_SETS - 1)
+        m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes, token_lanes=self._token_lanes)
         m.submodules.scalars = scalars = ScalarUnit(token_lanes=self._token_lanes)
         m.submodules.sinks = sinks = Sinks(vector_lanes=self._lanes, quant_words=_QUANT_WORDS, topk_words=_TOPK_WORDS)
         f = issue.fields
@@ -136,7 +135,8 @@ class VectorUnit(wiring.Component):
                 reducer.y[number].eq(lane.y), sinks.y[number].eq(lane.y),
             ]
         m.d.comb += [
-            reducer.reduce.eq(f.reduce), reducer.read_valid.eq(valid[reducer.S_READ]),
+            reducer.reduce.eq(f.reduce), reducer.n_words.eq(f.n_words),
+            reducer.read_valid.eq(valid[reducer.S_READ]), reducer.read_last.eq(word[reducer.S_READ].last),
             reducer.y_valid.eq(valid[S_Y]), reducer.y_last.eq(word[S_Y].last),
             reducer.y_token.eq(word[S_Y].token),
             scalars.reduce.eq(f.reduce), scalars.imm0.eq(f.imm0), scalars.imm1.eq(f.imm1),

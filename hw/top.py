@@ -104,7 +104,7 @@ class Accelerator(wiring.Component):
         # Core.
         core = Core(c)
         m.submodules.core = ResetInserter(control.unit_reset)(core)
-        m.submodules.topk = topk = TopK(vector_lanes=c.vector_lanes, top_k=c.top_k)
+        m.submodules.topk = topk = TopK(vector_lanes=c.vector_lanes, top_k=c.top_k, row_quantum=c.row_quantum)
         connect(m, fetch.o, core.i_fetched)
         connect(m, core.o_write, writer.i)
         connect(m, core.o_topk, topk.i)

@@ -16,7 +16,7 @@ __all__ = ["HEAD_MAX", "coarse_head", "quantise", "quantise_head", "quantise_mat
 
 HEAD_MAX = (3**HEAD_PLANES - 1) // 2
 _STEPS = range(2, 17)       # sixteenths of the step that spans a row
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 1024
 
 
 def quantise_matrix(weight):
@@ -44,9 +44,11 @@ def quantise_head(weight):
 def coarse_head(head, planes):
     """:class:`QHead` with rows of fewer digit planes.
 
-    Everything is computed from the integers of ``head`` in binary64, in which their sums are exact.
+    Everything is computed from the integers of ``head``, in the narrowest float type in which their sums are exact.
     """
-    blocks = [_coarse_rows(rows.double(), (3**planes - 1) // 2) for rows in head.weights.split(_BLOCK_ROWS)]
+    limit = (3**planes - 1) // 2
+    kind = torch.float32 if head.weights.shape[1] * HEAD_MAX * limit < 1 << 24 else torch.float64
+    blocks = [_coarse_rows(rows.to(kind), limit) for rows in head.weights.split(_BLOCK_ROWS)]
     weights, factor = (torch.cat(parts) for parts in zip(*blocks))
     return QHead(weights, (head.scale.double() * factor).float())
 
@@ -54,10 +56,11 @@ def coarse_head(head, planes):
 def _coarse_rows(rows, limit):
     """(weights int8 (n, hidden), factor (n,)) of the step with the largest (h . c)**2 / c . c: the least squared error."""
     peak = rows.abs().amax(1, keepdim=True).clamp(min=1)
-    most, chosen, factor = torch.full((len(rows),), -1.0).double(), torch.zeros_like(rows), torch.zeros(len(rows)).double()
+    most, factor = torch.full((len(rows),), -1.0, dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
+    chosen = torch.zeros_like(rows)
     for step in _STEPS:
         coarse = (rows * (16 * limit / step) / peak).round().clamp(-limit, limit)
-        along, square = (rows * coarse).sum(1), (coarse * coarse).sum(1).clamp(min=1)
+        along, square = (rows * coarse).sum(1).double(), (coarse * coarse).sum(1).clamp(min=1).double()
         gain = along * along / square
         better = gain > most
         most = torch.where(better, gain, most)

@@ -18,7 +18,7 @@ A word that crosses from one room to the next passes a ``Buffer``: no combinatio
 """
 
 from amaranth.hdl import Cat, Module
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .attention.unit import AttentionUnit
@@ -45,7 +45,8 @@ class Core(wiring.Component):
     o_jobs : a stream of ReadJob a port
     o_write : stream of WriteWord
     o_topk : stream of TopkWord
-    launch, tokens : constant while a program runs
+    launch : constant while a program runs
+    token_lane, token : the lane whose token id is wanted, and the id, one cycle later
     error : of dispatch
     finished : END was reached and everything issued is finished; ``quiet`` : no record is on its way out
     issue, done : strobes: a descriptor was issued; one a unit (load, matmul, vector, attend)
@@ -63,7 +64,7 @@ class Core(wiring.Component):
             "o_jobs": Out(stream.Signature(ReadJob)).array(config.n_ports),
             "o_write": Out(stream.Signature(WriteWord(config.port_bytes))),
             "o_topk": Out(stream.Signature(TopkWord(lanes))),
-            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            "launch": In(Launch), "token_lane": Out(4), "token": In(32),
             "error": Out(ErrorReport), "finished": Out(1), "quiet": Out(1), "issue": Out(1), "done": Out(4), "oldest": Out(16),
             **{f"count_{name}": Out(1) for name in (
                 "matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait",
@@ -132,7 +133,7 @@ class Core(wiring.Component):
         done = Cat(loader.done, engine.done, vector.done, attention.done)
         m.d.comb += [
             dispatch.launch.eq(self.launch), vector.launch.eq(self.launch), attention.launch.eq(self.launch),
-            dispatch.tokens.eq(self.tokens),
+            dispatch.token.eq(self.token), self.token_lane.eq(dispatch.token_lane),
             dispatch.done.eq(done), self.done.eq(done),
             self.error.eq(dispatch.error), self.finished.eq(dispatch.finished), self.issue.eq(dispatch.issue),
             self.oldest.eq(dispatch.oldest),

@@ -115,7 +115,7 @@ class Accelerator(wiring.Component):
             connect(m, reader.o_attend, core.i_attend[p])
         moved = Cat(*(reader.count_beat for reader in readers), fetch.count_beat, writer.count_beat, core.issue, core.done)
         m.d.comb += [
-            core.launch.eq(control.launch), core.tokens.eq(registers.tokens),
+            core.launch.eq(control.launch), core.token.eq(registers.token), registers.token_lane.eq(core.token_lane),
             control.reports[len(shells)].eq(core.error),
             control.finished.eq(core.finished), control.units_idle.eq(core.quiet & topk.idle), control.oldest.eq(core.oldest),
             control.progress.eq(moved.any()),

@@ -3,6 +3,7 @@
 import cocotb
 from cocotb.triggers import RisingEdge
 
+from celosia.hw.ctrl.check import DescriptorCheck
 from celosia.hw.links import Launch
 from celosia.hw.regs import Error
 from celosia.sim_tb.descriptors import body, judge, raw
@@ -69,7 +70,7 @@ async def judges_as_written(dut):
         launch = {"n_tokens": numbers.randint(1, size["token_lanes"]), "first_position": 0}
         bits = near(numbers, size, launch)
         dut.bits.value, dut.launch.value = bits, pack(Launch, launch)
-        for _ in range(5):
+        for _ in range(DescriptorCheck.LATENCY + 1):
             await edge
         want, found = judge(bits, launch, size), int(dut.code.value)
         assert found == want, f"trial {number}: {found}, not {want}, for {bits & 0xFF} {launch} " + (

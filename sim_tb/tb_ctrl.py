@@ -56,6 +56,9 @@ async def registers_keep_values(dut, stall):
             await host.write(place, 0xFFFF_FFFF)
             assert await host.read(place) == 0
     assert await host.read("STATUS") == 0
+    await reset(dut)
+    for place in values:
+        assert await host.read(place) == 0, f"register at {place:#x} after a reset"
 
 
 @cocotb.test()

@@ -2,7 +2,7 @@
 
 ::
 
-    i, launch --> products --> ends of ranges --> comparisons --> code        one register at each arrow
+    i, launch --> operands --> products, offset ends --> ends of ranges --> comparisons --> code    a register each
 
 =========  ==========================================================================================================
 LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words
@@ -26,6 +26,8 @@ from ..regs import Error
 
 __all__ = ["DescriptorCheck", "bodies"]
 
+_DSP = {"use_dsp": "simd"}
+
 
 def bodies(bits):
     """(header, {Opcode: body}) views of the 512 bits of a descriptor."""
@@ -43,7 +45,7 @@ def _known(field, codes):
 class DescriptorCheck(wiring.Component):
     """``code`` (celosia.hw.regs.Error: NONE, OPCODE, SIZE) of ``bits``, LATENCY cycles after the inputs are at rest."""
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self, *, token_lanes, vector_lanes, engine_rows, columns, port_bytes, max_columns, accumulator_bits,
                  x_words, p_words, max_queries, max_head_words):
@@ -62,29 +64,31 @@ class DescriptorCheck(wiring.Component):
         load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
         is_load = header.opcode == Opcode.LOAD
 
-        # Cycle 1: offset of the last token's row in each memory.
-        last_token = Signal(4)
-        m.d.comb += last_token.eq(self.launch.n_tokens - 1)
-        x_last, p_last, d_last = (Signal(20, reset_less=True) for _ in range(3))
-        d_stride, d_base = Mux(is_load, load.d_stride, vector.d_stride), Mux(is_load, load.d_base, vector.d_base)
-        n_words = Mux(is_load, load.n_words, vector.n_words)
+        # Cycle 1: what the ranges are made of.
+        last_token, last_row = Signal(4, reset_less=True), Signal(4, reset_less=True)
+        d_stride, d_base, n_words = (Signal(16, reset_less=True) for _ in range(3))
         m.d.sync += [
-            x_last.eq(vector.x_stride * last_token),
-            p_last.eq(vector.p_stride * last_token),
-            d_last.eq(d_stride * Mux(is_load & (load.index == Index.NONE), 0, last_token)),
+            last_token.eq(self.launch.n_tokens - 1),
+            last_row.eq(Mux(is_load & (load.index == Index.NONE), 0, self.launch.n_tokens - 1)),
+            d_stride.eq(Mux(is_load, load.d_stride, vector.d_stride)),
+            d_base.eq(Mux(is_load, load.d_base, vector.d_base)),
+            n_words.eq(Mux(is_load, load.n_words, vector.n_words)),
         ]
 
-        # Cycle 2: ends of the ranges.
-        x_end, p_end, d_end = (Signal(22, reset_less=True) for _ in range(3))
-        act_end = Signal(17, reset_less=True)
-        m.d.sync += [
-            x_end.eq(vector.x_base + x_last + n_words),
-            p_end.eq(vector.p_base + p_last + n_words),
-            d_end.eq(d_base + d_last + n_words),
-            act_end.eq(vector.d_base + n_words),
-        ]
+        # Cycles 2 and 3: where the first row ends, how far away the last one begins; where that one ends.
+        def end(base, stride, rows):
+            offset, first_end = Signal(20, reset_less=True), Signal(17, reset_less=True)
+            first_sum, last_sum = Signal(17, attrs=_DSP), Signal(22, attrs=_DSP)
+            last_end = Signal(22, reset_less=True)
+            m.d.comb += [first_sum.eq(base + n_words), last_sum.eq(first_end + offset)]
+            m.d.sync += [offset.eq(stride * rows), first_end.eq(first_sum), last_end.eq(last_sum)]
+            return first_end, last_end
 
-        # Cycle 3: comparisons.
+        _, x_end = end(vector.x_base, vector.x_stride, last_token)
+        _, p_end = end(vector.p_base, vector.p_stride, last_token)
+        act_end, d_end = end(d_base, d_stride, last_row)
+
+        # Cycle 4: comparisons.
         uses_x = (vector.source == Source.X) | (vector.mul3 == Mul3.X) | (vector.add == Add.X)
         uses_p = ((vector.source == Source.P) | (vector.mul1 == Mul1.P) | (vector.mul2 == Mul2.P)
                   | (vector.mul2 == Mul2.ROPE) | (vector.add == Add.ROPE))
@@ -123,6 +127,6 @@ class DescriptorCheck(wiring.Component):
             with m.Default():
                 m.d.sync += code_bad.eq(1)
 
-        # Cycle 4: the verdict.
+        # Cycle 5: the verdict.
         m.d.sync += self.code.eq(Mux(code_bad, Error.OPCODE, Mux(size_bad, Error.SIZE, Error.NONE)))
         return m

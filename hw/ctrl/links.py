@@ -31,7 +31,7 @@ class ReadPlan(data.Struct):
     factor_a: unsigned(32)
     factor_b: unsigned(32)
     scaled: unsigned(1)
-    beats: unsigned(32)
+    beats: unsigned(18)
     n_longer: unsigned(2)
     cache: unsigned(1)
     dest: unsigned(2)

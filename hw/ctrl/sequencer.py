@@ -7,11 +7,11 @@
                                  +--> scoreboard --> station of its unit --> (V sink) record --> read plans --> next
 
 A command goes out before its reads, so that the room in the port queues never decides whether a unit may start.
-Rate: about 10 cycles a descriptor, and 4 + n_ports a row of LOAD.
+Rate: about 13 cycles a descriptor, and 5 + n_ports a row of LOAD (the expander's; the next plan is made meanwhile).
 """
 
-from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .. import isa
@@ -33,7 +33,8 @@ class Sequencer(wiring.Component):
     -------
     i : stream of Fetched
     code : verdict of DescriptorCheck on ``i.p.bits``
-    launch, tokens : constant while a program runs; tokens are the token ids of the 16 lanes
+    launch : constant while a program runs
+    token_lane, token : the lane whose token id is wanted, and the id, one cycle later
     o_order : stream of the unit of each descriptor issued
     o_load, o_matmul, o_vector, o_attend : streams of Gated commands
     o_record : stream of RecordCommand
@@ -49,7 +50,7 @@ class Sequencer(wiring.Component):
         self._n_ports, self._port_bytes, self._lanes = n_ports, port_bytes, vector_lanes
         super().__init__({
             "i": In(stream.Signature(Fetched)), "code": In(4),
-            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            "launch": In(Launch), "token_lane": Out(4), "token": In(32),
             "o_order": Out(stream.Signature(2)),
             "o_load": Out(stream.Signature(Gated(LoadCommand))),
             "o_matmul": Out(stream.Signature(Gated(MatmulCommand))),
@@ -66,9 +67,9 @@ class Sequencer(wiring.Component):
         load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
         row = Signal(4)
         last_row = Signal(4)
-        m.d.comb += last_row.eq(Mux(load.index == Index.NONE, 0, self.launch.n_tokens - 1))
+        m.d.comb += [last_row.eq(Mux(load.index == Index.NONE, 0, self.launch.n_tokens - 1)), self.token_lane.eq(row)]
         self._commands(m, header, load, matmul, vector, attend, last_row)
-        self._plan(m, header, load, matmul, attend, row)
+        plan = self._plan(m, header, load, matmul, attend, row)
 
         outputs = {Opcode.LOAD: self.o_load, Opcode.MATMUL: self.o_matmul, Opcode.VECTOR: self.o_vector,
                    Opcode.ATTEND: self.o_attend}
@@ -106,11 +107,13 @@ class Sequencer(wiring.Component):
                 with m.If(self.o_record.ready):
                     m.next = "NEXT"
             with m.State("PLAN"):
-                m.d.comb += self.o_plan.valid.eq(1)
-                with m.If(self.o_plan.ready):
-                    m.d.sync += row.eq(row + 1)
+                with m.If(~self.o_plan.valid):
+                    m.d.sync += [self.o_plan.p.eq(plan), self.o_plan.valid.eq(1), row.eq(row + 1)]
+                    m.next = "TOKEN"
                     with m.If((header.opcode != Opcode.LOAD) | (row == last_row)):
                         m.next = "NEXT"
+            with m.State("TOKEN"):
+                m.next = "PLAN"
             with m.State("NEXT"):
                 m.d.comb += self.i.ready.eq(~self.i.p.last)
                 with m.If(self.i.p.last):
@@ -122,6 +125,8 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.error.valid.eq(1)
             with m.State("ENDED"):
                 m.d.comb += self.ended.eq(1)
+        with m.If(self.o_plan.valid & self.o_plan.ready):
+            m.d.sync += self.o_plan.valid.eq(0)
         with m.Switch(header.opcode.as_value()):
             for opcode, unit in _UNIT_OF.items():
                 with m.Case(opcode.value):
@@ -153,7 +158,7 @@ class Sequencer(wiring.Component):
 
     def _plan(self, m, header, load, matmul, attend, row):
         """What is read, on every port; of a LOAD, row ``row``."""
-        plan = self.o_plan.p
+        plan = Signal(ReadPlan)
         beat_shift = (4 * self._lanes // (self._n_ports * self._port_bytes)).bit_length() - 1
         ports_log2 = self._n_ports.bit_length() - 1
         position = Signal(17)
@@ -165,7 +170,7 @@ class Sequencer(wiring.Component):
                     plan.factor_b.eq(load.index_stride), plan.scaled.eq(1), plan.beats.eq(load.n_words << beat_shift),
                 ]
                 with m.If(load.index == Index.TOKEN):
-                    m.d.comb += plan.factor_a.eq(Array(self.tokens)[row])
+                    m.d.comb += plan.factor_a.eq(self.token)
                 with m.Elif(load.index == Index.POSITION):
                     m.d.comb += plan.factor_a.eq(position)
             with m.Case(Opcode.MATMUL.value):
@@ -182,3 +187,4 @@ class Sequencer(wiring.Component):
                     plan.beats.eq(plan.factor_b), plan.n_longer.eq(self.launch.first_position[:ports_log2]),
                     plan.cache.eq(1),
                 ]
+        return plan

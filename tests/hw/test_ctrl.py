@@ -101,7 +101,8 @@ class Control(wiring.Component):
             fetch.windows.eq(registers.windows), fetch.flush.eq(control.flush),
             fetch.start.eq(control.fetch_start), fetch.program_offset.eq(registers.program_offset),
             fetch.program_count.eq(registers.program_count),
-            dispatch.launch.eq(control.launch), dispatch.tokens.eq(registers.tokens), dispatch.done.eq(self.done),
+            dispatch.launch.eq(control.launch), dispatch.token.eq(registers.token),
+            registers.token_lane.eq(dispatch.token_lane), dispatch.done.eq(self.done),
             control.finished.eq(dispatch.finished), control.oldest.eq(dispatch.oldest),
             control.units_idle.eq(self.units_idle),
             control.ports_idle.eq(Cat(unit.idle for unit in (fetch, writer, *readers)).all()),
@@ -136,6 +137,12 @@ def test_control(config):
 def test_check(config):
     simulate(DescriptorCheck(**sizes(config, CHECK_SIZES)), "celosia.sim_tb.tb_check", name=f"check_{config.name}",
              parameters=sizes(config, PARAMETERS))
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("n_ports", [1, 4])
+def test_expander(n_ports):
+    simulate(ReadExpander(n_ports=n_ports), "celosia.sim_tb.tb_expand", name=f"expander_{n_ports}", parameters={"n_ports": n_ports})
 
 
 @pytest.mark.parametrize("make, sentence", [

@@ -119,6 +119,7 @@ class Accelerator(wiring.Component):
             control.reports[len(shells)].eq(core.error),
             control.finished.eq(core.finished), control.units_idle.eq(core.quiet & topk.idle), control.oldest.eq(core.oldest),
             control.progress.eq(moved.any()),
+            topk.keep.eq(core.keep), core.settled.eq(topk.idle), topk.rank.eq(core.rank), core.number.eq(topk.number),
             topk.clear.eq(control.clear_counters), topk.read_index.eq(registers.topk_index),
             registers.topk_count.eq(topk.count), registers.topk_token.eq(topk.read_token),
             registers.topk_logit.eq(topk.read_logit),

@@ -47,6 +47,7 @@ class Core(wiring.Component):
     o_topk : stream of TopkWord
     launch : constant while a program runs
     token_lane, token : the lane whose token id is wanted, and the id, one cycle later
+    keep, settled, rank, number : as of dispatch; ``settled`` knows nothing of words that have not left the core
     error : of dispatch
     finished : END was reached and everything issued is finished; ``quiet`` : no record is on its way out
     issue, done : strobes: a descriptor was issued; one a unit (load, matmul, vector, attend)
@@ -65,6 +66,7 @@ class Core(wiring.Component):
             "o_write": Out(stream.Signature(WriteWord(config.port_bytes))),
             "o_topk": Out(stream.Signature(TopkWord(lanes))),
             "launch": In(Launch), "token_lane": Out(4), "token": In(32),
+            "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
             "error": Out(ErrorReport), "finished": Out(1), "quiet": Out(1), "issue": Out(1), "done": Out(4), "oldest": Out(16),
             **{f"count_{name}": Out(1) for name in (
                 "matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait",
@@ -78,7 +80,7 @@ class Core(wiring.Component):
         m.submodules.dispatch = dispatch = Dispatch(
             n_ports=c.n_ports, port_bytes=c.port_bytes, token_lanes=c.token_lanes, vector_lanes=lanes, engine_rows=c.engine_rows,
             columns=c.columns, max_columns=c.max_columns, accumulator_bits=c.accumulator_bits, x_words=c.x_words,
-            p_words=c.p_words, max_queries=c.max_queries, max_head_words=c.max_head_words)
+            p_words=c.p_words, max_queries=c.max_queries, max_head_words=c.max_head_words, top_k=c.top_k)
         m.submodules.loader = loader = Loader(n_ports=c.n_ports, port_bytes=c.port_bytes, vector_lanes=lanes)
         m.submodules.join = join = Join(n_ports=c.n_ports, port_bytes=c.port_bytes)
         m.submodules.engine = engine = MatmulEngine(
@@ -134,6 +136,8 @@ class Core(wiring.Component):
         m.d.comb += [
             dispatch.launch.eq(self.launch), vector.launch.eq(self.launch), attention.launch.eq(self.launch),
             dispatch.token.eq(self.token), self.token_lane.eq(dispatch.token_lane),
+            dispatch.settled.eq(self.settled & ~self.o_topk.valid), self.keep.eq(dispatch.keep),
+            dispatch.number.eq(self.number), self.rank.eq(dispatch.rank),
             dispatch.done.eq(done), self.done.eq(done),
             self.error.eq(dispatch.error), self.finished.eq(dispatch.finished), self.issue.eq(dispatch.issue),
             self.oldest.eq(dispatch.oldest),

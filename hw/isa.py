@@ -11,6 +11,14 @@ issued at decode, before anything is waited for, and their data wait in the port
 itself starts when, for every unit u, the number of descriptors that u has completed since the program began is at least
 ``wait_u``. Waits may only name earlier descriptors. The program ends at END, which completes when all units are idle and every
 write has been answered.
+
+The shortlist
+-------------
+The sink TOPK keeps the best candidates. The first descriptor that asks for one by its rank (*gathers*: LOAD with index CANDIDATE,
+MATMUL with ``gather``) ends the shortlist: it waits until everything before it is complete, then the numbers of the candidates
+are put aside, best first, and there are no candidates any more. Descriptors that gather read by those numbers until the next
+VECTOR with sink TOPK. The sink RESCORE makes them candidates again, each with a new logit. So no stream may be open when the
+shortlist ends, and no rank may be beyond it.
 """
 
 from amaranth.hdl import unsigned
@@ -36,6 +44,7 @@ class Index(enum.Enum, shape=unsigned(2)):
     NONE = 0      # one row, for all tokens
     TOKEN = 1     # a row a token lane t: token_id[t]
     POSITION = 2  # a row a token lane t: first_position + t
+    CANDIDATE = 3  # one row, for all tokens: the number of candidate `rank`, divided by max(R, L)
 
 
 class Tokens(enum.Enum, shape=unsigned(1)):
@@ -98,7 +107,7 @@ class Reduce(enum.Enum, shape=unsigned(2)):
 
 
 class Sink(enum.Enum, shape=unsigned(3)):
-    """Where y goes. Sinks other than X and TOPK take q = clamp(round_half_even(y), -128, 127)."""
+    """Where y goes. Sinks other than X, TOPK and RESCORE take q = clamp(round_half_even(y), -128, 127)."""
     NONE = 0
     X = 1     # scratch X at d_base + t * d_stride + i
     ACT = 2   # activation bank `bank` of the matmul engine, word d_base + i of lane t (LAST: of lane 0)
@@ -106,6 +115,8 @@ class Sink(enum.Enum, shape=unsigned(3)):
     K = 4     # key of token t; its scale is s[scale_scalar]
     V = 5     # value of token t; its scale is s[scale_scalar]; completes the record of the position
     TOPK = 6  # candidates for the head: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
+    RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k, where
+                 # n is its number; the other elements do not count
 
 
 class Header(data.Struct):
@@ -130,7 +141,8 @@ class Load(data.Struct):
     n_words: unsigned(16)
     d_base: unsigned(16)
     d_stride: unsigned(16)
-    reserved: unsigned(416 - 154)
+    rank: unsigned(8)
+    reserved: unsigned(416 - 162)
 
 
 class Matmul(data.Struct):
@@ -139,6 +151,9 @@ class Matmul(data.Struct):
     Port p reads n_row_groups * n_col_blocks * planes beats, contiguous, from ``addr + p * port_stride``, in the order:
     row block, plane (most significant first), column block, row group of the block. With several planes
     acc = sum_k 3**(planes - 1 - k) * plane_k.
+
+    With ``gather`` the matrix is one of many that follow one another on every port, of max(R, L) rows each: the one read is that
+    of the number of candidate ``rank``, divided by max(R, L), and ``n_row_groups`` is max(R, L) / R.
     """
     addr: unsigned(40)
     port_stride: unsigned(32)
@@ -147,7 +162,9 @@ class Matmul(data.Struct):
     planes: unsigned(4)
     bank: unsigned(1)
     tokens: Tokens
-    reserved: unsigned(416 - 110)
+    gather: unsigned(1)
+    rank: unsigned(8)
+    reserved: unsigned(416 - 119)
 
 
 class Vector(data.Struct):

@@ -34,7 +34,7 @@ _STALLS = {     # unit: {cause: counter}
 }
 
 
-def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, head="exact", memory="kv260", check=True,
+def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, head="shortlist", memory="kv260", check=True,
           progress=None):
     """Measure ``shape`` (:class:`celosia.gen.shapes.Shape`) on configuration ``config``; a dict that JSON can hold.
 
@@ -47,7 +47,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
     layers : int or None
         Layers simulated (at least 2), of all that the shape has.
     head : str
-        ``exact`` (five digit planes) or ``ternary`` (one: what a shortlist costs without rescoring).
+        ``exact`` (rows of five digit planes), ``ternary`` (of one) or ``shortlist`` (the best by one, scored again by five).
     check : bool
         Compare one layer with the golden machine first; AssertionError when it differs.
     progress : function of a text, optional
@@ -96,7 +96,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
     return {
         "config": accel.name, "config_digest": accel.digest, "memory": memory, "clock_mhz": accel.clock_mhz,
         "shape": shape.name, "shape_source": shape.source, "weights": "made up", "embedding_rows": EMBEDDING_ROWS,
-        "head": "exact" if head == "exact" else "ternary (no rescoring)",
+        "head": "ternary (no rescoring)" if head == "ternary" else head,
         "context": context, "tokens": tokens, "prompt_tokens": prompt_tokens,
         "layers": total, "simulated_layers": layers, "extrapolated": layers != total,
         "checked": "one layer, bit for bit" if check else "no",
@@ -136,7 +136,7 @@ def report(result):
     return "\n".join(lines)
 
 
-def check_layer(config, model, *, head="exact"):
+def check_layer(config, model, *, head="shortlist"):
     """One layer of ``model`` with a short head: a chunk of all token lanes behind a few positions, then one token. Cache
     bytes and candidates must be those of the golden machine; AssertionError, which names what differs."""
     accel = _config(config)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
+from celosia.gen.model import HEADS
 from celosia.gen.shapes import SHAPES, shape_of
-from celosia.gen.synthetic import HEADS
 
 from . import bench as benches
 from . import roofline as rooflines
@@ -24,8 +24,8 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(min=1), help="Tokens to decode.")
 @click.option("--prompt-tokens", default=0, show_default=True, type=click.IntRange(min=0), help="Tokens to prefill.")
 @click.option("--layers", type=click.IntRange(min=1), help="Simulate so many layers and extrapolate; default: all.")
-@click.option("--head", type=click.Choice(list(HEADS)), default="exact", show_default=True,
-              help="exact: five digit planes; ternary: one, what a shortlist costs without rescoring.")
+@click.option("--head", type=click.Choice(HEADS), default="shortlist", show_default=True,
+              help="exact: rows of five digit planes; ternary: of one; shortlist: the best by one, scored again by five.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory preset of the simulator.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare one layer with the golden machine first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -5,13 +5,14 @@
     i, launch --> operands --> products, offset ends --> ends of ranges --> comparisons --> code    a register each
 
 =========  ==========================================================================================================
-LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words
+LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words; CANDIDATE: rank < top_k
 MATMUL     n_row_groups >= 1 and whole vector words; planes 1 .. 5;
-           1 <= n_col_blocks <= what sums of that many planes hold
+           1 <= n_col_blocks <= what sums of that many planes hold;
+           gather: rank < top_k, n_row_groups = max(R, L) / R
 VECTOR     n_words >= 1, block_words >= 1;
            X and P ranges that are used: base + (n_tokens - 1) stride + n_words <= memory;
            ACT: (d_base + n_words) vector_lanes <= max_columns; Q, K, V: whole beats, at most max_head_words;
-           Q: head < max_queries / token_lanes
+           Q: head < max_queries / token_lanes; RESCORE: (d_base + n_words) L <= top_k max(R, L)
 ATTEND     1 <= group <= max_queries / token_lanes; 1 <= head_words <= max_head_words
 =========  ==========================================================================================================
 """
@@ -48,7 +49,8 @@ class DescriptorCheck(wiring.Component):
     LATENCY = 5
 
     def __init__(self, *, token_lanes, vector_lanes, engine_rows, columns, port_bytes, max_columns, accumulator_bits,
-                 x_words, p_words, max_queries, max_head_words):
+                 x_words, p_words, max_queries, max_head_words, top_k):
+        self._top_k, self._rescore_words = top_k, top_k * max(1, engine_rows // vector_lanes)
         self._lanes, self._x_words, self._p_words = vector_lanes, x_words, p_words
         self._groups_quantum = max(1, vector_lanes // engine_rows)
         self._act_words = max_columns // vector_lanes
@@ -69,7 +71,8 @@ class DescriptorCheck(wiring.Component):
         d_stride, d_base, n_words = (Signal(16, reset_less=True) for _ in range(3))
         m.d.sync += [
             last_token.eq(self.launch.n_tokens - 1),
-            last_row.eq(Mux(is_load & (load.index == Index.NONE), 0, self.launch.n_tokens - 1)),
+            last_row.eq(Mux(is_load & ((load.index == Index.NONE) | (load.index == Index.CANDIDATE)), 0,
+                            self.launch.n_tokens - 1)),
             d_stride.eq(Mux(is_load, load.d_stride, vector.d_stride)),
             d_base.eq(Mux(is_load, load.d_base, vector.d_base)),
             n_words.eq(Mux(is_load, load.n_words, vector.n_words)),
@@ -105,17 +108,21 @@ class DescriptorCheck(wiring.Component):
         quantum_log2 = self._groups_quantum.bit_length() - 1
         bad_code[Opcode.END] = bad_size[Opcode.END] = 0
         bad_code[Opcode.LOAD] = ~_known(load.index, Index)
-        bad_size[Opcode.LOAD] = (load.n_words == 0) | (d_end > self._p_words)
+        bad_size[Opcode.LOAD] = ((load.n_words == 0) | (d_end > self._p_words)
+                                 | ((load.index == Index.CANDIDATE) & (load.rank >= self._top_k)))
         bad_code[Opcode.MATMUL] = 0
         bad_size[Opcode.MATMUL] = ((matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
-                                   | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks))
+                                   | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks)
+                                   | (matmul.gather & ((matmul.rank >= self._top_k)
+                                                       | (matmul.n_row_groups != self._groups_quantum))))
         bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
                                     & _known(vector.sink, Sink))
         bad_size[Opcode.VECTOR] = (
             (vector.n_words == 0) | (vector.block_words == 0)
             | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))
             | ((vector.sink == Sink.X) & (d_end > self._x_words))
-            | ((vector.sink == Sink.ACT) & (act_end > self._act_words)) | (quantised_head & head_bad))
+            | ((vector.sink == Sink.ACT) & (act_end > self._act_words)) | (quantised_head & head_bad)
+            | ((vector.sink == Sink.RESCORE) & (act_end > self._rescore_words)))
         bad_code[Opcode.ATTEND] = 0
         bad_size[Opcode.ATTEND] = ((attend.group == 0) | (attend.group > self._max_group)
                                    | (attend.head_words == 0) | (attend.head_words > self._max_head_words))

@@ -23,7 +23,7 @@ class Gated(data.StructLayout):
 class ReadPlan(data.Struct):
     """One contiguous read on every port.
 
-    Port p reads from ``addr + p * port_stride``, plus ``factor_a * factor_b`` when ``scaled`` (LOAD), ``beats`` beats;
+    Port p reads from ``addr + p * port_stride``, plus ``factor_a * factor_b`` when ``scaled`` (LOAD, gather), ``beats`` beats;
     else (MATMUL, ATTEND) the product is the number of beats, and ports below ``n_longer`` read ``beats`` more.
     """
     addr: unsigned(40)

@@ -31,9 +31,9 @@ class Drain(wiring.Component):
         As in the engine. Rows and vector lanes divide one another.
 
     Members: ``i_block`` in the order of the beats; ``landed`` strobes when a row group is written at ``finish_addr``;
-    ``freed`` when its place may be used again (one cycle late). A cycle after ``read_en`` or later, ``take`` moves what was read on to
-    ``sums``: the word of the lane whose bit in ``own`` is set, and zero in all others. ``done`` strobes after the last word
-    of a command was taken. Paths: none between ``o`` and the rest.
+    ``freed`` when its place may be used again (one cycle late). A cycle after ``read_en`` or later, ``take`` moves what was
+    read on to ``sums``: the word of the lane whose bit in ``own`` is set, and zero in all others. ``done`` strobes after the
+    last word of a command was taken. Paths: none between ``o`` and the rest.
     """
 
     def __init__(self, *, vector_lanes, token_lanes, engine_rows, accumulator_bits, max_row_groups):

@@ -7,7 +7,7 @@
                                        +---- room: beats neither promised nor held                   -> o_attend
 
 A burst is asked for when its window allows it, when the queue has room for all of it, and when fewer than
-read_outstanding bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with bursts of 4 beats
+read_outstanding bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with bursts of 3 beats
 or more.
 """
 

@@ -58,8 +58,8 @@ class Burst(data.StructLayout):
 class BurstCutter(wiring.Component):
     """Transfers in, checked bursts out.
 
-    A transfer of no beats gives no burst. ``i`` is taken with the last burst. A bad burst is offered again and again: only a reset leads on. ``idle``:
-    nothing at work and nothing waiting. Paths: i.valid -> idle.
+    A transfer of no beats gives no burst. ``i`` is taken after its last burst. A bad burst is offered again and again: only a
+    reset leads on. ``idle``: nothing at work and nothing waiting. Paths: i.valid -> idle; i.p -> o.p.tag.
 
     Parameters
     ----------

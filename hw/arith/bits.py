@@ -1,6 +1,6 @@
 """Small combinational pieces that the arithmetic units share."""
 
-from amaranth.hdl import Cat, Const, Mux, Value
+from amaranth.hdl import Cat, Const, Mux, Signal, Value
 
 __all__ = ["leading_zeros", "byte_shift", "pair_shift", "round_up"]
 
@@ -21,29 +21,25 @@ def _leading_zeros(value):
     return Cat(Mux(high_any, _leading_zeros(high), _leading_zeros(low)), ~high_any)
 
 
-def _shift(value, one, two, step):
-    """(value moved up by 0, 1, 2 or 3 steps, as few as leave a one at the top; how many).
-
-    one, two: the top, and the next, step bits are without a one. Each bit is one LUT of six inputs.
-    """
-    three = one & two
-    zeros = three & ~value[-3 * step:-2 * step].any()
-    steps = Cat((one & ~two) | zeros, three)
+def _shift(m, value, step):
+    """``keep``: mapping ends a LUT at the number of steps, so that each bit moved is one LUT of six inputs."""
+    value = Value.cast(value)
+    one, two, three = (~value[len(value) - k * step:len(value) - (k - 1) * step].any() for k in (1, 2, 3))
+    steps = Signal(2, attrs={"keep": 1})
+    m.d.comb += steps.eq(Cat(one & (~two | three), one & two))
     by_one = Mux(steps[0], value << step, value)
     by_three = Mux(steps[0], value << 3 * step, value << 2 * step)
     return Mux(steps[1], by_three, by_one)[:len(value)], steps
 
 
-def byte_shift(value):
-    """A value of 25 to 32 bits moved up by 0, 1, 2 or 3 bytes, as many as are without a one at its top; how many."""
-    value = Value.cast(value)
-    return _shift(value, ~value[-8:].any(), ~value[-16:-8].any(), 8)
+def byte_shift(m, value):
+    """(a value of 25 to 32 bits moved up by 0 to 3 bytes, as many as are without a one at its top; how many: 2 bits)."""
+    return _shift(m, value, 8)
 
 
-def pair_shift(value):
-    """A value moved up by 0 to 3 pairs of bits, as many as are without a one at its top; how many (2 bits)."""
-    value = Value.cast(value)
-    return _shift(value, ~value[-2:].any(), ~value[-4:-2].any(), 2)
+def pair_shift(m, value):
+    """(a value moved up by 0 to 3 pairs of bits, as many as are without a one at its top; how many: 2 bits)."""
+    return _shift(m, value, 2)
 
 
 def round_up(lsb, guard, sticky):

@@ -79,24 +79,27 @@ class FAdd(wiring.Component):
         gap = Mux(s1_swap, s1_b_less_a, s1_a_less_b)
         power = Cat(gap[:4] == 15 - place for place in range(16))
         top = s1_exponent == 0xFF
-        s2_big, s2_small, s2_far = register("s2_big", 24), register("s2_small", 39), register("s2_far")
+        product = Signal(39)
+        m.d.comb += product.eq(s1_small * power)
+        s2_big, s2_small = register("s2_big", 24), register("s2_small", 39 - 13)
+        s2_far, s2_sticky = register("s2_far"), register("s2_sticky", 3)
         s2_exponent, s2_sign, s2_subtract, s2_nan = (
             register(f"s2_{n}", w) for n, w in (("exponent", 8), ("sign", 1), ("subtract", 1), ("nan", 1)))
         with m.If(self.en):
             m.d.sync += [
-                s2_big.eq(s1_big), s2_small.eq(s1_small * power), s2_far.eq(gap[4]),
+                s2_big.eq(s1_big), s2_small.eq(product[13:]), s2_sticky.eq(Cat(product[k:k + 5].any() for k in (0, 5, 8))), s2_far.eq(gap[4]),
                 s2_exponent.eq(s1_exponent), s2_sign.eq(s1_sign), s2_subtract.eq(s1_subtract),
                 s2_nan.eq(top & (s1_big[:23].any() | (s1_subtract & (gap == 0)))),
             ]
             with m.If(~s1_both | top | gap[5:].any()):
-                m.d.sync += s2_small.eq(0)
+                m.d.sync += [s2_small.eq(0), s2_sticky.eq(0)]
             with m.If(s1_exponent == 0):
                 m.d.sync += s2_big.eq(0)
 
         # Stage 3: the other 16 places; the sum, and the exponent + 2 above it. A difference carries out into bit 27, which is
         # one more of the exponent.
-        kept = Mux(s2_far, s2_small[29:], s2_small[13:])
-        sticky = s2_small[:13].any() | (s2_far & s2_small[13:29].any())
+        kept = Mux(s2_far, s2_small[16:], s2_small)
+        sticky = s2_sticky.any() | (s2_far & s2_small[:16].any())
         aligned = Cat(sticky, kept)
         s3_sum, s3_exponent = register("s3_sum", _KEPT + 1), register("s3_exponent", 9)
         s3_sign, s3_subtract, s3_nan = (register(f"s3_{n}") for n in ("sign", "subtract", "nan"))
@@ -111,8 +114,8 @@ class FAdd(wiring.Component):
             ]
 
         # Stage 4: all but the last place of moving up.
-        moved, octets = byte_shift(s3_sum)
-        moved, pairs = pair_shift(moved)
+        moved, octets = byte_shift(m, s3_sum)
+        moved, pairs = pair_shift(m, moved)
         s4_sum, s4_exponent = register("s4_sum", _KEPT + 1), register("s4_exponent", 9)
         s4_up, s4_sign, s4_subtract, s4_nan = (
             register(f"s4_{n}", w) for n, w in (("up", 4), ("sign", 1), ("subtract", 1), ("nan", 1)))
@@ -124,7 +127,7 @@ class FAdd(wiring.Component):
 
         # Stage 5: the last place, round. exponent + 2 - 2 - 2 * pairs moved, and 1 more where none is left.
         up = s4_sum[-1]
-        exponent = Signal(10, attrs={"use_dsp": "simd"})
+        exponent = Signal(10)
         m.d.comb += exponent.eq(s4_exponent + Cat(up, ~s4_up, Const(0b11111, 5)))
         zero = ~s4_sum[-2:].any()
         none = zero | exponent[-1] | (exponent[:9] == 0)

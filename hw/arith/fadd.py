@@ -99,7 +99,9 @@ class FAdd(wiring.Component):
         # Stage 3: the other 16 places; the sum, and the exponent + 2 above it. A difference carries out into bit 27, which is
         # one more of the exponent.
         kept = Mux(s2_far, s2_small[16:], s2_small)
-        sticky = s2_sticky.any() | (s2_far & s2_small[:16].any())
+        dropped = Signal(4, attrs={"keep": 1})      # a LUT each, rather than a chain of LUTs before the sum
+        m.d.comb += dropped.eq(Cat(s2_far & s2_small[k:k + 4].any() for k in range(0, 16, 4)))
+        sticky = s2_sticky.any() | dropped.any()
         aligned = Cat(sticky, kept)
         s3_sum, s3_exponent = register("s3_sum", _KEPT + 1), register("s3_exponent", 9)
         s3_sign, s3_subtract, s3_nan = (register(f"s3_{n}") for n in ("sign", "subtract", "nan"))

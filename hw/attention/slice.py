@@ -18,7 +18,18 @@ from amaranth.utils import ceil_log2
 
 from ..links import scale_beats
 from ..stream import Queue, connect
-from .links import AttentionSizes, DrainShift, QueryState, QueryWrite, RecordScale, ScorePass, SliceJob, TableWrite, WeightPass
+from .links import (
+    AttentionSizes,
+    DrainShift,
+    QueryState,
+    QueryWrite,
+    RecordScale,
+    ScorePass,
+    SliceJob,
+    TableWrite,
+    WeightPass,
+    delay,
+)
 from .q_memory import QueryMemory
 from .scores import Scores
 from .softmax import Softmax
@@ -55,10 +66,10 @@ class Feeder(wiring.Component):
         sizes, job = self._sizes, self.job
         past_left, chunk_left, token = Signal(16), Signal(5), Signal(4)
         word, low = Signal(6), Signal(32, reset_less=True)
-        past, chunk = Signal(), Signal()
+        # Whether a record comes from memory or from the chunk, and what will be so at its end.
+        past, chunk, past_more, chunk_more = Signal(), Signal(), Signal(), Signal()
         valid, taken, beat = Signal(), Signal(), Signal(sizes.beat)
         m.d.comb += [
-            past.eq(past_left != 0), chunk.eq(~past & (chunk_left != 0)),
             beat.eq(Mux(past, self.i_past.p, self.i_chunk.p)),
             valid.eq(Mux(past, self.i_past.valid, self.i_chunk.valid & chunk)),
             self.i_past.ready.eq(past & taken), self.i_chunk.ready.eq(chunk & taken),
@@ -69,6 +80,7 @@ class Feeder(wiring.Component):
         else:
             m.d.comb += [self.o_scale.p.ks.eq(beat[:32]), self.o_scale.p.vs.eq(beat[32:64])]
 
+        m.d.sync += [past_more.eq(past_left > 1), chunk_more.eq(Mux(past, chunk_left != 0, chunk_left > 1))]
         last_word = word == job.head_words - 1
         with m.FSM():
             with m.State("KEY"):
@@ -92,12 +104,14 @@ class Feeder(wiring.Component):
                 with m.If(valid & taken):
                     m.d.sync += word.eq(Mux(last_word, 0, word + 1))
                     with m.If(last_word):
-                        m.d.sync += [past_left.eq(past_left - past), chunk_left.eq(chunk_left - chunk)]
+                        m.d.sync += [past_left.eq(past_left - past), chunk_left.eq(chunk_left - chunk),
+                                     past.eq(past & past_more), chunk.eq(~(past & past_more) & chunk_more)]
                         with m.If(chunk):
                             m.d.sync += token.eq(token + sizes.n_ports)
                         m.next = "KEY"
         with m.If(self.start):
-            m.d.sync += [past_left.eq(job.n_past), chunk_left.eq(job.n_chunk), token.eq(job.first_token)]
+            m.d.sync += [past_left.eq(job.n_past), chunk_left.eq(job.n_chunk), token.eq(job.first_token),
+                         past.eq(job.n_past != 0), chunk.eq((job.n_past == 0) & (job.n_chunk != 0))]
         return m
 
 
@@ -141,6 +155,7 @@ class Slice(wiring.Component):
         def queue(shape, depth):
             return Queue(shape, depth=depth, ram_style="distributed")
 
+        # A token leaves before its scales, so that it has a place where they have.
         m.submodules.tokens = tokens = queue(4, _SHORTEST)
         m.submodules.scales = scales = queue(RecordScale, _SHORTEST)
         m.submodules.passes = passes = queue(ScorePass(sizes), score_places)
@@ -151,6 +166,7 @@ class Slice(wiring.Component):
         connect(m, self.i_chunk, feeder.i_chunk)
         connect(m, feeder.o_key, keys.i)
         connect(m, keys.o, scores.i_key)
+        connect(m, feeder.o_scale, scales.i)
         connect(m, tokens.o, scores.i_token)
         connect(m, scales.o, softmax.i_scale)
         connect(m, passes.o, softmax.i)
@@ -158,9 +174,7 @@ class Slice(wiring.Component):
         connect(m, even.o, values.i_first)
         connect(m, odd.o, values.i_second)
         m.d.comb += [
-            scales.i.p.eq(feeder.o_scale.p), scales.i.valid.eq(feeder.o_scale.valid & tokens.i.ready),
             tokens.i.p.eq(feeder.o_token), tokens.i.valid.eq(feeder.o_scale.valid & scales.i.ready),
-            feeder.o_scale.ready.eq(scales.i.ready & tokens.i.ready),
             feeder.start.eq(self.start), scores.start.eq(self.start), values.start.eq(self.start),
             feeder.job.eq(self.job), scores.job.eq(self.job), values.job.eq(self.job), self.idle.eq(values.idle),
             queries.write_en.eq(self.query_en), queries.write.eq(self.query), queries.bank.eq(self.job.bank),
@@ -180,14 +194,16 @@ class Slice(wiring.Component):
             m.d.comb += [queries.index[lane].eq(scores.q_index[lane]), scores.q_data[lane].eq(queries.data[lane]),
                          self.sums[lane].eq(values.sums[lane])]
 
-        # Places that are taken or promised.
-        def room(places, begun, link):
-            promised = Signal(range(places + 1))
-            m.d.sync += promised.eq(promised + begun - (link.valid & link.ready))
-            return promised != places
+        # Places that are taken or promised; three more passes may have been begun when they are counted.
+        begun = delay(m, scores.issue, 1, reset_less=False)
+        begun_odd = delay(m, scores.odd, 1)
+
+        def room(places, count, link):
+            promised, found = Signal(range(places + 1)), Signal()
+            m.d.sync += [promised.eq(promised + count - (link.valid & link.ready)), found.eq(promised <= places - 3)]
+            return found
 
         m.d.comb += scores.space.eq(
-            room(score_places, scores.issue, passes.o)
-            & Mux(scores.odd, room(weight_places, scores.issue & scores.odd, odd.o),
-                  room(weight_places, scores.issue & ~scores.odd, even.o)))
+            room(score_places, begun, passes.o)
+            & Mux(scores.odd, room(weight_places, begun & begun_odd, odd.o), room(weight_places, begun & ~begun_odd, even.o)))
         return m

@@ -4,7 +4,7 @@
 
     i (a pass) --> lane after lane
 
-    stage  0       KS            VS                                   STATE                             + 3
+    stage 1                     KS                            VS                   STATE                 + 3
     score --> float --> x factor --> x ks --> to fixed --> exp2 --> (mant, e) ------> running El --> shift --> l += mant
                                                                `--> x vs --> (w, ew) --> running Eo --> shift --> weight
 
@@ -29,7 +29,7 @@ from .running import RunningExponent
 
 __all__ = ["Softmax"]
 
-_KS = FromInt.LATENCY + FMul.LATENCY                        # stage that needs the scale of the key
+_KS = 1 + FromInt.LATENCY + FMul.LATENCY                    # stage that needs the scale of the key
 _VS = _KS + FMul.LATENCY + ToFixed.LATENCY + Exp2Fix.LATENCY   # .. of the value
 _STATE = _VS + 3                                            # stage that reads the running exponents
 _SHIFT = _STATE + RunningExponent.LATENCY
@@ -68,9 +68,11 @@ class Softmax(wiring.Component):
         lanes, lane_log2 = sizes.query_lanes, ceil_log2(sizes.query_lanes)
 
         # 0: one lane of a pass.
-        lane, last_lane, score = Signal(range(lanes)), Signal(), Signal(signed(sizes.score_bits))
+        lane, last_lane = Signal(range(lanes)), Signal()
+        score = Signal(signed(sizes.score_bits), reset_less=True)
+        m.d.sync += score.eq(Array(self.i.p.score)[lane])
         m.d.comb += [
-            last_lane.eq(lane == lanes - 1), score.eq(Array(self.i.p.score)[lane]),
+            last_lane.eq(lane == lanes - 1),
             self.factor_lane.eq(lane), self.factor_index.eq(Array(self.i.p.index)[lane]),
             self.i.ready.eq(last_lane), self.i_scale.ready.eq(self.i.valid & last_lane & self.i.p.last),
         ]
@@ -89,7 +91,7 @@ class Softmax(wiring.Component):
         vs = delay(m, self.i_scale.p.vs, _VS)
         m.d.comb += [
             convert.i.eq(score),
-            by_factor.a.eq(convert.o), by_factor.b.eq(delay(m, self.factor, FromInt.LATENCY - 1)),
+            by_factor.a.eq(convert.o), by_factor.b.eq(delay(m, self.factor, FromInt.LATENCY)),
             by_scale.a.eq(by_factor.o), by_scale.b.eq(delay(m, self.i_scale.p.ks, _KS)),
             fixed.i.eq(by_scale.o), exp2.i.eq(fixed.o),
         ]

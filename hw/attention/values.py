@@ -24,7 +24,7 @@ The merge drains the sums of a lane while the unit is idle: a visit without weig
 written back shifted, so that a long shift takes several.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -34,6 +34,27 @@ from .links import SHIFT_BITS, STEP, VISIT_GAP, AttentionSizes, DrainShift, Slic
 __all__ = ["Values"]
 
 _WEIGHT_CYCLES = 32     # about the V words that come between the last of a pair and its weights
+
+
+def _step(left):
+    """What one stage shifts by."""
+    return Mux(left > STEP, STEP, left)[:2]
+
+
+def _coded(amount):
+    """A shift as `_shifted` takes it: the amount, and its lower bit in Gray code."""
+    return Cat(amount[0], amount[1], amount[0] ^ amount[1])
+
+
+def _shifted(m, acc, coded):
+    """acc shifted down by 0 .. 3, one LUT a bit.
+
+    Bits two places apart take the amount in different codes: with the same, mappers share halves of their choices and
+    come to one and a half.
+    """
+    plain, other = Signal.like(acc), Signal.like(acc)
+    m.d.comb += [plain.eq(acc >> coded[:2]), other.eq(Array(acc >> n for n in (0, 1, 3, 2))[Cat(coded[2], coded[1])])]
+    return Cat((other if place & 2 else plain)[place] for place in range(len(acc))).as_signed()
 
 
 class Values(wiring.Component):
@@ -72,8 +93,9 @@ class Values(wiring.Component):
         m.submodules.ring = ring = memory.Memory(shape=sizes.beat, depth=depth, init=[],
                                                  attrs={"ram_style": "distributed"})
         write, read = ring.write_port(), ring.read_port(domain="sync")
-        held, base = Signal(range(depth + 1)), Signal(range(depth))
-        m.d.comb += [self.i_value.ready.eq(held != depth), write.en.eq(self.i_value.valid & self.i_value.ready),
+        held, base, room = Signal(range(depth + 1)), Signal(range(depth)), Signal()
+        m.d.sync += room.eq(held < depth - 1)       # one more word may come in the meantime
+        m.d.comb += [self.i_value.ready.eq(room), write.en.eq(self.i_value.valid & self.i_value.ready),
                      write.data.eq(self.i_value.p), read.en.eq(1)]
         with m.If(write.en):
             m.d.sync += write.addr.eq(write.addr + 1)
@@ -169,14 +191,12 @@ class Values(wiring.Component):
                 store.addr.eq(v6_place), self.sums[lane].eq(store.data),
             ]
 
-            def step(left):
-                return Mux(left > STEP, STEP, left)[:2]
-
-            v1_first_shift, v1_second_shift = Signal(2, reset_less=True), Signal(2, reset_less=True)
+            v1_first_shift, v1_second_shift = Signal(3, reset_less=True), Signal(3, reset_less=True)
             v1_first_fresh, v1_second_fresh = Signal(reset_less=True), Signal(reset_less=True)
             m.d.sync += [
-                v1_first_shift.eq(Mux(self.drain_en, self.drain_shift.first, step(first_left[lane]))),
-                v1_second_shift.eq(Mux(self.drain_en, self.drain_shift.second, Mux(first_long, 0, step(second_left[lane])))),
+                v1_first_shift.eq(_coded(Mux(self.drain_en, self.drain_shift.first, _step(first_left[lane])))),
+                v1_second_shift.eq(_coded(
+                    Mux(self.drain_en, self.drain_shift.second, Mux(first_long, 0, _step(second_left[lane]))))),
                 v1_first_fresh.eq(Mux(self.drain_en, self.drain_shift.drop, first.lanes[lane].fresh & ~added)),
                 v1_second_fresh.eq(second.lanes[lane].fresh & ~first_long & ~self.drain_en),
             ]
@@ -193,10 +213,10 @@ class Values(wiring.Component):
                 m.d.comb += [v4_sum.eq(v3 + v3_product), v6_sum.eq(v5 + v5_product), store.data[element].eq(v6)]
                 m.d.sync += [
                     v3_product.eq(Mux(v2_no_first, 0, v2_weight * v2_value.word_select(element, 8).as_signed())),
-                    v3.eq(Mux(v2_fresh, 0, v2_sum.word_select(element, sizes.acc_bits).as_signed() >> v2_shift)),
+                    v3.eq(Mux(v2_fresh, 0, _shifted(m, v2_sum.word_select(element, sizes.acc_bits).as_signed(), v2_shift))),
                     v4.eq(v4_sum),
                     v5_product.eq(v4_weight * v4_value.word_select(element, 8).as_signed()),
-                    v5.eq(Mux(v4_fresh, 0, v4 >> v4_shift)),
+                    v5.eq(Mux(v4_fresh, 0, _shifted(m, v4, v4_shift))),
                     v6.eq(v6_sum),
                 ]
         return m

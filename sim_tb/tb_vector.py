@@ -259,12 +259,12 @@ async def keeps_its_pace(dut):
     lanes = bench.size["lanes"]
     fold = f32.SUM_SLOTS // lanes - 1 + lanes.bit_length() - 1 + 7 * 7       # steps, and waits between the levels
     for name, f, overhead in (
-            ("X to X", row | {"sink": Sink.X, "d_base": n}, 37), ("X to ACT", row | {"sink": Sink.ACT}, 42),
-            ("MATMUL to X", row | {"source": Source.MATMUL, "sink": Sink.X}, 37),
-            ("SIGMOID", row | {"mul3": Mul3.SIGMOID}, 37 + 3 * (n - 1)),
-            ("MATMUL to X, two blocks", row | {"source": Source.MATMUL, "sink": Sink.X, "block_words": n // 2}, 39),
-            ("ABSMAX", row | {"reduce": Reduce.ABSMAX}, 57), ("RMS", row | {"reduce": Reduce.RMS}, 66 + n // 8 + fold),
-            ("KEEP", row | {"reduce": Reduce.KEEP}, 37)):
+            ("X to X", row | {"sink": Sink.X, "d_base": n}, 38), ("X to ACT", row | {"sink": Sink.ACT}, 43),
+            ("MATMUL to X", row | {"source": Source.MATMUL, "sink": Sink.X}, 38),
+            ("SIGMOID", row | {"mul3": Mul3.SIGMOID}, 38 + 3 * (n - 1)),
+            ("MATMUL to X, two blocks", row | {"source": Source.MATMUL, "sink": Sink.X, "block_words": n // 2}, 40),
+            ("ABSMAX", row | {"reduce": Reduce.ABSMAX}, 58), ("RMS", row | {"reduce": Reduce.RMS}, 67 + n // 8 + fold),
+            ("KEEP", row | {"reduce": Reduce.KEEP}, 38)):
         found = await bench.cycles(f, random) - n
         dut._log.info(f"{name}: {found} cycles more than words")
         assert found <= overhead, f"{name}: {found} cycles more than words, not {overhead}"
@@ -274,11 +274,11 @@ async def keeps_its_pace(dut):
     f = {"n_words": 8, "block_words": 8, "x_stride": 8, "reduce": Reduce.ABSMAX}
     found = await bench.cycles(f, random) - 8 * n_tokens
     dut._log.info(f"ABSMAX of {n_tokens} rows: {found} cycles more than words")
-    assert found <= 57 + n_tokens - 1, f"ABSMAX of {n_tokens} rows: {found} cycles more than words"
+    assert found <= 58 + n_tokens - 1, f"ABSMAX of {n_tokens} rows: {found} cycles more than words"
     found = await bench.cycles({"n_words": n, "block_words": n, "reduce": Reduce.RMS}, random) - n * n_tokens
     dut._log.info(f"RMS of {n_tokens} rows: {found} cycles more than words")
     more = n // 8 + 2 if lanes == 16 else 63 + fold
-    assert found <= 66 + n // 8 + fold + more * (n_tokens - 1), f"RMS of {n_tokens} rows: {found} cycles more than words"
+    assert found <= 67 + n // 8 + fold + more * (n_tokens - 1), f"RMS of {n_tokens} rows: {found} cycles more than words"
 
 
 def compare(name, found, expected):

@@ -20,7 +20,7 @@ e is the unbiased exponent. f is |i| in units of 2**-24 (EXP2) or 2**-22 (SIGMOI
 EXP2 of a negative argument looks up the complement of f and adds the 1 that is missing to the offset, so
 that the table's address does not wait for a carry. Rounding to 24 bits is half up.
 
-One result a cycle, latency 8 enabled edges; op may change every cycle. Errors and special cases:
+One result a cycle, latency 9 enabled edges; op may change every cycle. Errors and special cases:
 the golden functions ``func.exp2``, ``func.recip``, ``func.rsqrt``, ``func.sigmoid``.
 """
 
@@ -67,7 +67,7 @@ class Func(wiring.Component):
         Clock enable of every register.
     """
 
-    LATENCY = 8
+    LATENCY = 9
 
     def __init__(self, *, ops=tuple(FuncOp)):
         self._ops = tuple(FuncOp(op) for op in ops)
@@ -90,10 +90,10 @@ class Func(wiring.Component):
             return Signal(shape, name=name, reset_less=True)
 
         # What goes past the table: power, special result, sign.
-        power = [None] + [register(f"s{k}_power", signed(10)) for k in range(1, 8)]
-        special = [None] + [register(f"s{k}_special") for k in range(1, 8)]
-        result = [None] + [register(f"s{k}_result", 32) for k in range(1, 8)]
-        sign = [None] + [register(f"s{k}_sign") for k in range(1, 8)]
+        power = [None] + [register(f"s{k}_power", signed(10)) for k in range(1, 9)]
+        special = [None] + [register(f"s{k}_special") for k in range(1, 9)]
+        result = [None] + [register(f"s{k}_result", 32) for k in range(1, 9)]
+        sign = [None] + [register(f"s{k}_sign") for k in range(1, 9)]
         flip = [None] + [register(f"s{k}_flip") for k in range(1, 6)]
 
         # Stage 1: fixed-point argument, address.
@@ -163,15 +163,15 @@ class Func(wiring.Component):
                 flip[2].eq(flip[1]), flip[3].eq(flip[2]), flip[4].eq(flip[3]), flip[5].eq(flip[4]),
             ]
 
-        # Stages 7 and 8: normalise, round half up, pack.
+        # Stages 7 to 9: normalise, round half up, pack.
         s7_value, s7_zeros = register("s7_value", _VALUE_BITS), register("s7_zeros", 5)
-        s8_bits = register("s8_bits", 32)
+        s8_value, s9_bits = register("s8_value", 24), register("s9_bits", 32)
         zeros, shifted, packed = Signal(5), Signal(_VALUE_BITS), Signal(33)
         tiny = packed[23:].as_signed() <= 0
         m.d.comb += [
             zeros.eq(leading_zeros(s6_value)),
             shifted.eq(s7_value << s7_zeros),
-            packed.eq(Cat(shifted[-24:-1], power[7]).as_signed() + shifted[-25]),
+            packed.eq(Cat(s8_value[1:], power[8]).as_signed() + s8_value[0]),
         ]
         with m.If(self.en):
             m.d.sync += [
@@ -180,16 +180,16 @@ class Func(wiring.Component):
                 power[7].eq(power[6] + (F32_BIAS + 1) - zeros),
                 special[7].eq(special[6] | (s6_value == 0)),
                 result[7].eq(Mux(special[6], result[6], 0)),
-                s8_bits.eq(Mux(special[7], result[7],
-                               Cat(Mux(tiny, 0, packed[:31]), sign[7]))),
+                s8_value.eq(shifted[-25:-1]),
+                s9_bits.eq(Mux(special[8], result[8], Cat(Mux(tiny, 0, packed[:31]), sign[8]))),
             ]
-            for k in range(2, 8):
+            for k in range(2, 9):
                 m.d.sync += sign[k].eq(sign[k - 1])
-                if k < 7:
+                if k != 7:
                     m.d.sync += power[k].eq(power[k - 1])
-                if 2 < k < 7:
+                if k > 2 and k != 7:
                     m.d.sync += special[k].eq(special[k - 1]), result[k].eq(result[k - 1])
-        m.d.comb += self.o.eq(s8_bits)
+        m.d.comb += self.o.eq(s9_bits)
         return m
 
     def _special(self, special, result, large_exponent):

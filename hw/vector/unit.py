@@ -11,8 +11,8 @@
 The pipeline never stops and has no clock enable: a missing word of a stream is a bubble, and a word whose sink may
 refuse it is issued only when there is room. A descriptor starts when the one before has left the pipeline.
 
-Rate: a word a cycle; with a sigmoid, which four lanes share, a word every four cycles. A descriptor takes 37 cycles more
-than it has words (42 with a stream sink), and 2 more for every row block after the first; for reductions see docs/units/vector.md.
+Rate: a word a cycle; with a sigmoid, which four lanes share, a word every four cycles. A descriptor takes 38 cycles more
+than it has words (43 with a stream sink), and 2 more for every row block after the first; for reductions see docs/units/vector.md.
 
 Golden: ``celosia.gen.golden.vector.run_vector``.
 """

@@ -5,7 +5,7 @@ fields of the descriptor stand still while it runs, so only ``WordControl`` trav
 
 ::
 
-    stage   1        3          4      7    8      11      23    24     27   28      33     35
+    stage   1        3          4      7    8      11      24    25     28   29      34     36
             issue -> scratch -> M1 --> m1 > M2 --> m2 --> sig. > M3 --> m3 > ADD --> y ---> int8
                      words      regs        regs          Func   regs        regs    sink
 """

@@ -103,7 +103,7 @@ def stories_study(path, n_texts=32, n_tokens=256):
     model = _Stories(path)
     hidden = model.write(n_texts, n_tokens)
     head = quantise_head(model.embedding)
-    codes, scale = ops.quantise_row(ops.rms_norm(hidden, model.final_norm, 1e-5))
+    codes, scale = ops.quantise_norm(hidden, model.final_norm, 1e-5)
     counts = _Counts()
     counts.add(_logits(codes, scale, head), {planes: _logits(codes, scale, coarse_head(head, planes)) for planes in PLANES})
     return counts.study(f"stories260K, {len(head.weights)} x {head.weights.shape[1]}")

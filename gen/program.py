@@ -5,8 +5,8 @@
 Two programs: ``prefill`` fills the cache for a chunk of tokens (its last layer ends after attention: nobody reads what would
 follow), ``decode`` does the same and the head for the last token. Both serve any number of token lanes.
 
-Scalar registers of a token: 0 RMS factor; 0, 1 scales of a query, key or value; 2, 3 scales of the activations that the
-matmul engine holds. ``docs/program.md`` tells the order and why it cannot lock up.
+Scalar registers of a token: 0, 1 scales of a query, key or value; 2, 3 scales of the activations that the matmul engine
+holds. ``docs/program.md`` tells the order and why it cannot lock up.
 """
 
 import math
@@ -172,7 +172,8 @@ class _Schedule:
         return {f"{prefix}_base": self.x.base(name) + offset, f"{prefix}_stride": self._strides[name]}
 
     def vector(self, label, n_words, *, x=None, d=None, table=None, producer=None, **fields):
-        """One VECTOR step. ``x`` and ``d`` are X buffers or (buffer, first word); ``table`` is what it reads from P."""
+        """One VECTOR step. ``x`` and ``d`` are X buffers or (buffer, first word); ``table`` is what it reads from P, from word
+        ``p_base`` of the table on."""
         default = dict(addr=0, port_stride=0, x_base=0, x_stride=0, p_base=0, p_stride=0, d_base=0, d_stride=0, imm0=0,
                        imm1=0, source=Source.X, mul1=Mul1.ONE, mul1_scalar=0, mul2=Mul2.ONE, mul3=Mul3.ONE,
                        add=Add.NONE, reduce=Reduce.NONE, reduce_scalar=0, sink=Sink.NONE, scale_scalar=0, bank=0, head=0,
@@ -195,36 +196,53 @@ class _Schedule:
         self.steps.append(step)
         return step
 
-    def dequantise(self, step, *, tokens=Tokens.ALL, **fields):
-        """Sums of a MATMUL to numbers: times the activations' scale, times the rows' scale."""
+    def dequantise(self, step, *, words=None, tokens=Tokens.ALL, **fields):
+        """Sums of a MATMUL to numbers: times the activations' scale, times the rows' scale. ``words`` (first, end): those
+        of a row that this step takes; default all. Where they go is the caller's."""
         matrix = self.place.matrices[step.label]
-        scale, table = {"mul2": Mul2.P}, f"{step.label}.scales"
+        first, end = words or (0, self.layout.words(matrix.rows))
+        scale, table = {"mul2": Mul2.P, "p_base": first}, f"{step.label}.scales"
         if matrix.scale is not None:
             scale, table = {"mul2": Mul2.IMM, "imm1": bits_of(matrix.scale)}, None
-        self.vector(f"{step.label}: dequantise", self.layout.words(matrix.rows), producer=step, table=table,
-                    source=Source.MATMUL, mul1=Mul1.SCALAR, mul1_scalar=3, tokens=tokens, **scale, **fields)
+        self.vector(f"{step.label}: dequantise", end - first, producer=step, table=table, source=Source.MATMUL,
+                    mul1=Mul1.SCALAR, mul1_scalar=3, tokens=tokens, **scale, **fields)
 
-    def normalise(self, gain, source, target, n_words, n_elements, tokens=Tokens.ALL):
-        """RMS norm of X buffer ``source`` into ``target``, then as int8 into the next activation bank."""
-        self.vector(f"{gain}: mean square", n_words, x=source, mul3=Mul3.SELF, reduce=Reduce.RMS, reduce_scalar=0,
-                    imm0=bits_of(1.0 / n_elements), imm1=bits_of(self.model.norm_eps), tokens=tokens)
-        self.vector(f"{gain}: normalise", n_words, x=source, d=target, table=gain, mul1=Mul1.SCALAR, mul1_scalar=0,
-                    mul2=Mul2.P, sink=Sink.X, reduce=Reduce.ABSMAX, reduce_scalar=2, tokens=tokens)
-        self.quantise(f"{gain}: quantise", target, n_words, tokens)
+    def _gain(self, gain, first=0):
+        """Fields that multiply by a norm's gain, from its word ``first`` on; none for a norm that the model has not."""
+        return {"table": gain, "mul2": Mul2.P, "p_base": first} if gain in self.place.tables else {}
 
-    def quantise(self, label, source, n_words, tokens=Tokens.ALL):
-        """X buffer as int8, by scalar 2, into the activation bank that is not in use."""
+    def absmax(self, gain, source, words, *, more=False, tokens=Tokens.ALL):
+        """Words (first, end) of X buffer ``source``, times gain: into the search for the largest magnitude, whose end
+        (unless there is ``more`` to come) gives scalars 2 and 3."""
+        first, end = words
+        self.vector(f"{gain}: absmax", end - first, x=(source, first), reduce=Reduce.KEEP if more else Reduce.ABSMAX,
+                    reduce_scalar=2, tokens=tokens, **self._gain(gain, first))
+
+    def quantise(self, gain, source, n_words, n_elements, tokens=Tokens.ALL):
+        """RMS norm of X buffer ``source``, whose largest magnitude is in scalars 2 and 3, as int8 into the activation bank
+        that is not in use. The factor of the norm is the same for a whole row: it goes into scalar 3, after the bank."""
         self._act_bank ^= 1
-        self.vector(label, n_words, x=source, mul1=Mul1.SCALAR, mul1_scalar=2, sink=Sink.ACT, bank=self._act_bank,
-                    tokens=tokens)
-
-    def normalise_or_quantise(self, gain, buffer, n_words, n_elements):
-        """In place where the model has this sub-norm; only quantised where it has not."""
+        self.vector(f"{gain}: quantise", n_words, x=source, mul1=Mul1.SCALAR, mul1_scalar=2, sink=Sink.ACT,
+                    bank=self._act_bank, tokens=tokens, **self._gain(gain))
         if gain in self.place.tables:
-            self.normalise(gain, buffer, buffer, n_words, n_elements)
-        else:
-            self.vector(f"{gain}: none, absmax", n_words, x=buffer, reduce=Reduce.ABSMAX, reduce_scalar=2)
-            self.quantise(f"{gain}: none, quantise", buffer, n_words)
+            self.vector(f"{gain}: mean square", n_words, x=source, mul3=Mul3.SELF, reduce=Reduce.RMS, reduce_scalar=3,
+                        scale_scalar=3, imm0=bits_of(1.0 / n_elements), imm1=bits_of(self.model.norm_eps), tokens=tokens)
+
+    def dequantise_and_search(self, step, buffer, gain, *, tokens=Tokens.ALL, **fields):
+        """Sums of a MATMUL into X buffer ``buffer``, with X there as the second operand; of all but the last row blocks the
+        largest magnitude (times ``gain``, of ``tokens``) is sought while the engine works on those behind."""
+        for words in self._parts(self.place.matrices[step.label].rows):
+            at = (buffer, words[0])
+            self.dequantise(step, words=words, x=at, d=at, sink=Sink.X, **fields)
+            self.absmax(gain, buffer, words, more=words[1] < self.layout.words(self.place.matrices[step.label].rows),
+                        tokens=tokens)
+
+    def _parts(self, rows):
+        """Words (first, end) of the parts of ``rows`` rows: whole row blocks, most of them, then the rest but one, then one."""
+        n_blocks = -(-rows // self.accel.row_block_rows)
+        ends = sorted({n_blocks - 1 - (n_blocks - 1) // 4, n_blocks - 1, n_blocks} - {0})
+        ends = [min(end * self.accel.row_block_rows, rows) for end in ends]
+        return [(self.layout.words(first), self.layout.words(end)) for first, end in zip([0, *ends], ends)]
 
     # The decoder
 
@@ -234,21 +252,22 @@ class _Schedule:
         self.buffer("residual", hidden_words)
         self.vector("embedding", hidden_words, source=Source.P, table="embedding", sink=Sink.X, d="residual",
                     p_stride=hidden_words)
+        self.absmax("layer0.attn_norm", "residual", (0, hidden_words))
         for layer in range(model.n_layers):
-            self.buffer("normed", hidden_words)
-            self.normalise(f"layer{layer}.attn_norm", "residual", "normed", hidden_words, model.hidden_size)
-            self.x.free("normed")
+            last_layer = layer == model.n_layers - 1
+            self.quantise(f"layer{layer}.attn_norm", "residual", hidden_words, model.hidden_size)
             self.attention(layer)
-            if layer == model.n_layers - 1 and not self.head:
+            if last_layer and not self.head:
                 break
-            attn_words = layout.words(layout.attn_columns)
-            self.normalise_or_quantise(f"layer{layer}.attn_sub_norm", "attn", attn_words, model.attn_size)
+            self.quantise(f"layer{layer}.attn_sub_norm", "attn", layout.words(layout.attn_columns), model.attn_size)
             self.x.free("attn")
-            self.add_residual(self.matmul(f"layer{layer}.o"))
+            self.dequantise_and_search(self.matmul(f"layer{layer}.o"), "residual", f"layer{layer}.ffn_norm", add=Add.X)
             self.ffn(layer)
+            self.dequantise_and_search(
+                self.matmul(f"layer{layer}.down"), "residual", "final_norm" if last_layer else f"layer{layer + 1}.attn_norm",
+                tokens=Tokens.LAST if last_layer else Tokens.ALL, add=Add.X)
         if self.head:
-            self.buffer("normed", hidden_words)
-            self.normalise("final_norm", "residual", "normed", hidden_words, model.hidden_size, Tokens.LAST)
+            self.quantise("final_norm", "residual", hidden_words, model.hidden_size, Tokens.LAST)
             for piece, first_word in self.head:
                 self.dequantise(self.matmul(piece, Tokens.LAST), tokens=Tokens.LAST, sink=Sink.TOPK, d_base=first_word,
                                 imm0=model.vocab_size)
@@ -262,12 +281,10 @@ class _Schedule:
             self.dequantise(self.matmul(f"head.{rank}", Tokens.LAST, rank), tokens=Tokens.LAST, sink=Sink.RESCORE,
                             d_base=rank * self.layout.words(self.accel.row_quantum))
 
-    def add_residual(self, step):
-        self.dequantise(step, x="residual", d="residual", add=Add.X, sink=Sink.X)
-
     def attention(self, layer):
         """All KV heads. While head h is attended to, the matrix of head h + 1 is in the engine and then its queries, key and
-        value are made; the output of head h is taken after that."""
+        value are made; the output of head h is taken after that. The largest magnitude of all heads but the last is sought
+        while the last is attended to."""
         layout, heads = self.layout, self.model.n_kv_heads
         self.buffer("attn", layout.words(layout.attn_columns))
         attends = {}
@@ -282,8 +299,14 @@ class _Schedule:
             if head:
                 self.attended(layer, head - 1, attends[head - 1])
             self.x.free(f"qkv{head % 2}")
+        searched = layer < self.model.n_layers - 1 or bool(self.head)
+        first, end = ((heads - n) * self.model.group * layout.head_words for n in (1, 0))
+        if searched and first:
+            self.absmax(f"layer{layer}.attn_sub_norm", "attn", (0, first), more=True)
         self.attended(layer, heads - 1, attends[heads - 1])
-        if layer == self.model.n_layers - 1 and not self.head:
+        if searched:
+            self.absmax(f"layer{layer}.attn_sub_norm", "attn", (first, end))
+        else:
             self.x.free("attn")
 
     def rotate(self, label, words):
@@ -320,18 +343,16 @@ class _Schedule:
                     d=("attn", head * words))
 
     def ffn(self, layer):
+        """Up to the activations of the down matrix."""
         layout, model = self.layout, self.model
-        hidden_words, ffn_words = layout.words(layout.hidden_rows), layout.words(layout.ffn_rows)
-        self.buffer("normed", hidden_words)
-        self.normalise(f"layer{layer}.ffn_norm", "residual", "normed", hidden_words, model.hidden_size)
-        self.x.free("normed")
+        ffn_words = layout.words(layout.ffn_rows)
+        self.quantise(f"layer{layer}.ffn_norm", "residual", layout.words(layout.hidden_rows), model.hidden_size)
         self.buffer("gate", ffn_words)
         self.dequantise(self.matmul(f"layer{layer}.gate"), d="gate", sink=Sink.X,
                         mul3={"relu2": Mul3.RELU, "silu": Mul3.SIGMOID}[model.act])
-        self.dequantise(self.matmul(f"layer{layer}.up"), x="gate", d="gate", mul3=Mul3.X, sink=Sink.X)
-        self.normalise_or_quantise(f"layer{layer}.ffn_sub_norm", "gate", ffn_words, model.ffn_size)
+        self.dequantise_and_search(self.matmul(f"layer{layer}.up"), "gate", f"layer{layer}.ffn_sub_norm", mul3=Mul3.X)
+        self.quantise(f"layer{layer}.ffn_sub_norm", "gate", ffn_words, model.ffn_size)
         self.x.free("gate")
-        self.add_residual(self.matmul(f"layer{layer}.down"))
 
 
 def _drains(steps):
@@ -384,7 +405,7 @@ def _insert_loads(steps, placement):
                 break
             load()
         if step.table is not None:
-            step.fields["p_base"] = scratch.base(step.table)
+            step.fields["p_base"] += scratch.base(step.table)
         out.append(step)
         for name in [name for name in in_use if last[name] == i]:
             scratch.free(name)

@@ -14,10 +14,11 @@
                               +---|------------+
                                   +--> o_topk
 
-A word that crosses from one room to the next passes a ``Buffer``: no combinational path is longer than a room.
+A word leaves a room from a register, and nothing that a room gives out follows from its inputs alone, so a combinational path
+crosses one border, and ``ready`` is what comes back over it.
 """
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,11 +26,11 @@ from .attention.unit import AttentionUnit
 from .ctrl.dispatch import Dispatch
 from .engine.engine import MatmulEngine
 from .isa import Sink
-from .links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, ReadJob, TopkWord
+from .links import Launch, ReadJob, TopkWord
 from .mem.join import Join
 from .mem.links import ErrorReport, Fetched, WriteWord
 from .mem.loader import Loader
-from .stream import Buffer, connect
+from .stream import connect
 from .vector.unit import VectorUnit
 
 __all__ = ["Core"]
@@ -95,28 +96,19 @@ class Core(wiring.Component):
             max_positions=c.max_positions)
 
         # Words between rooms.
-        links = {
-            "weights": (8 * c.beat_bytes, join.o, engine.i_weights),
-            "sums": (DrainWord(lanes), engine.o, vector.i_matmul),
-            "values": (AttendWord(lanes), attention.o, vector.i_attend),
-            "params": (ParamWrite(lanes), loader.o, vector.i_param),
-            "records": (WriteWord(c.port_bytes), attention.o_write, wiring.flipped(self.o_write)),
-            "logits": (TopkWord(lanes), vector.o_topk, wiring.flipped(self.o_topk)),
-        }
-        for name, (shape, source, sink) in links.items():
-            m.submodules[name] = buffer = Buffer(shape)
-            connect(m, source, buffer.i)
-            connect(m, buffer.o, sink)
-        m.d.comb += self.quiet.eq(~attention.o_write.valid & ~self.o_write.valid & ~self.o_topk.valid)
+        for source, sink in (
+                (join.o, engine.i_weights), (engine.o, vector.i_matmul), (attention.o, vector.i_attend), (loader.o, vector.i_param),
+                (attention.o_write, wiring.flipped(self.o_write)), (vector.o_topk, wiring.flipped(self.o_topk))):
+            connect(m, source, sink)
+        m.d.comb += self.quiet.eq(~attention.o_write.valid & ~vector.o_topk.valid)
 
         # Quantised words go where their sink says.
-        m.submodules.quant = quant = Buffer(QuantWord(lanes))
-        connect(m, vector.o_quant, quant.i)
-        to_engine = quant.o.p.sink == Sink.ACT
+        quant = vector.o_quant
+        to_engine = quant.p.sink == Sink.ACT
         m.d.comb += [
-            engine.i_act.p.eq(quant.o.p), attention.i_quant.p.eq(quant.o.p),
-            engine.i_act.valid.eq(quant.o.valid & to_engine), attention.i_quant.valid.eq(quant.o.valid & ~to_engine),
-            quant.o.ready.eq((to_engine & engine.i_act.ready) | (~to_engine & attention.i_quant.ready)),
+            engine.i_act.p.eq(quant.p), attention.i_quant.p.eq(quant.p),
+            engine.i_act.valid.eq(quant.valid & to_engine), attention.i_quant.valid.eq(quant.valid & ~to_engine),
+            quant.ready.eq((to_engine & engine.i_act.ready) | (~to_engine & attention.i_quant.ready)),
         ]
 
         # Commands, jobs, port words.
@@ -132,7 +124,8 @@ class Core(wiring.Component):
             connect(m, wiring.flipped(self.i_matmul[p]), join.i[p])
             connect(m, wiring.flipped(self.i_attend[p]), attention.i_past[p])
 
-        done = Cat(loader.done, engine.done, vector.done, attention.done)
+        done = Signal(4)
+        m.d.sync += done.eq(Cat(loader.done, engine.done, vector.done, attention.done))
         m.d.comb += [
             dispatch.launch.eq(self.launch), vector.launch.eq(self.launch), attention.launch.eq(self.launch),
             dispatch.token.eq(self.token), self.token_lane.eq(dispatch.token_lane),

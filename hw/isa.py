@@ -96,10 +96,14 @@ class Add(enum.Enum, shape=unsigned(2)):
 
 
 class Reduce(enum.Enum, shape=unsigned(2)):
-    """Reduction of y over the row of a token, into scalar registers (source must be X or P)."""
+    """Reduction of y over the row of a token, into scalar registers (source must be X or P).
+
+    Every token keeps a magnitude k, zero when a program begins, so that a row can be searched in parts.
+    """
     NONE = 0
-    RMS = 1     # s[r] = rsqrt(sum_slots(y) * imm0 + imm1)
-    ABSMAX = 2  # c = max(max|y|, 1e-5); s[r] = 127 * recip(c); s[r + 1] = c * (1/127)
+    RMS = 1     # s[r] = s[scale_scalar] * rsqrt(sum_slots(y) * imm0 + imm1)
+    ABSMAX = 2  # c = max(k, max|y|, 1e-5); s[r] = 127 * recip(c); s[r + 1] = c * (1/127); k = 0
+    KEEP = 3    # k = max(k, max|y|)
 
 
 class Sink(enum.Enum, shape=unsigned(3)):
@@ -116,12 +120,12 @@ class Sink(enum.Enum, shape=unsigned(3)):
 
 
 class Header(data.Struct):
-    opcode: Opcode
+    opcode: Opcode  # selects the body
     reserved: unsigned(24)
-    wait_load: unsigned(16)
-    wait_matmul: unsigned(16)
-    wait_vector: unsigned(16)
-    wait_attend: unsigned(16)
+    wait_load: unsigned(16)  # LOADs that must have been completed
+    wait_matmul: unsigned(16)  # MATMULs that must have been completed
+    wait_vector: unsigned(16)  # VECTORs that must have been completed
+    wait_attend: unsigned(16)  # ATTENDs that must have been completed
 
 
 class Load(data.Struct):
@@ -130,14 +134,14 @@ class Load(data.Struct):
     Word i of row r is read as 4L/(n_ports port_bytes) beats; port p reads its share of the row, contiguous, from
     ``addr + p * port_stride + index_r * index_stride``, and the row goes to P at d_base + r * d_stride.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    index_stride: unsigned(32)
-    index: Index
-    n_words: unsigned(16)
-    d_base: unsigned(16)
-    d_stride: unsigned(16)
-    rank: unsigned(8)
+    addr: unsigned(40)  # bytes into the model window
+    port_stride: unsigned(32)  # bytes from port to port
+    index_stride: unsigned(32)  # bytes from row to row of the table
+    index: Index  # which row a lane takes
+    n_words: unsigned(16)  # of a row
+    d_base: unsigned(16)  # word of P
+    d_stride: unsigned(16)  # words of P from lane to lane
+    rank: unsigned(8)  # number of the candidate, with index CANDIDATE
     reserved: unsigned(416 - 162)
 
 
@@ -151,15 +155,15 @@ class Matmul(data.Struct):
     With ``gather`` the matrix is one of many that follow one another on every port, of max(R, L) rows each: the one read is that
     of the number of candidate ``rank``, divided by max(R, L), and ``n_row_groups`` is max(R, L) / R.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    n_row_groups: unsigned(16)
-    n_col_blocks: unsigned(16)
-    planes: unsigned(4)
-    bank: unsigned(1)
-    tokens: Tokens
-    gather: unsigned(1)
-    rank: unsigned(8)
+    addr: unsigned(40)  # bytes into the model window
+    port_stride: unsigned(32)  # bytes from port to port
+    n_row_groups: unsigned(16)  # of R rows
+    n_col_blocks: unsigned(16)  # of C columns
+    planes: unsigned(4)  # digit planes, 1 .. 5
+    bank: unsigned(1)  # activation bank
+    tokens: Tokens  # lanes at work
+    gather: unsigned(1)  # the matrix of a candidate
+    rank: unsigned(8)  # number of the candidate, with gather
     reserved: unsigned(416 - 119)
 
 
@@ -169,31 +173,31 @@ class Vector(data.Struct):
     Loop nest (outermost first): blocks of block_words words, tokens, words of the block. Without a MATMUL source,
     block_words = n_words. ``addr``, ``port_stride`` (cache window) are used by the V sink alone.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    n_words: unsigned(16)
-    block_words: unsigned(16)
-    x_base: unsigned(16)
-    x_stride: unsigned(16)
-    p_base: unsigned(16)
-    p_stride: unsigned(16)
-    d_base: unsigned(16)
-    d_stride: unsigned(16)
+    addr: unsigned(40)  # bytes into the cache window
+    port_stride: unsigned(32)  # bytes from port to port
+    n_words: unsigned(16)  # of a row
+    block_words: unsigned(16)  # of a row, before the next token
+    x_base: unsigned(16)  # word of X
+    x_stride: unsigned(16)  # words of X from token to token
+    p_base: unsigned(16)  # word of P
+    p_stride: unsigned(16)  # words of P from token to token
+    d_base: unsigned(16)  # word of the sink
+    d_stride: unsigned(16)  # words of X from token to token
     imm0: unsigned(32)  # binary32 bits
     imm1: unsigned(32)  # binary32 bits
-    source: Source
-    mul1: Mul1
-    mul1_scalar: unsigned(2)
-    mul2: Mul2
-    mul3: Mul3
-    add: Add
-    reduce: Reduce
-    reduce_scalar: unsigned(2)
-    sink: Sink
-    scale_scalar: unsigned(2)
-    bank: unsigned(1)
-    head: unsigned(6)
-    tokens: Tokens
+    source: Source  # a
+    mul1: Mul1  # first factor
+    mul1_scalar: unsigned(2)  # scalar register of SCALAR
+    mul2: Mul2  # second factor
+    mul3: Mul3  # third factor
+    add: Add  # summand
+    reduce: Reduce  # over the row
+    reduce_scalar: unsigned(2)  # its scalar register, the first of two for ABSMAX
+    sink: Sink  # where y goes
+    scale_scalar: unsigned(2)  # scalar register of the sinks Q, K, V
+    bank: unsigned(1)  # of the sinks ACT and Q
+    head: unsigned(6)  # of the group, for sink Q
+    tokens: Tokens  # lanes at work
     reserved: unsigned(416 - 295)
 
 
@@ -204,11 +208,11 @@ class Attend(data.Struct):
     beats), V (head_words beats). Port p holds positions j = p mod n_ports at
     ``addr + p * port_stride + (j // n_ports) * record_bytes``. Query vector q = t * group + head of the group.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    group: unsigned(6)
+    addr: unsigned(40)  # bytes into the cache window
+    port_stride: unsigned(32)  # bytes from port to port
+    group: unsigned(6)  # query heads
     head_words: unsigned(6)  # beats of port_bytes elements
-    bank: unsigned(1)
+    bank: unsigned(1)  # of the queries
     reserved: unsigned(416 - 85)
 
 

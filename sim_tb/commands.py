@@ -1,6 +1,7 @@
-"""Command ``bench`` for the command line."""
+"""Commands ``bench`` and ``roofline`` for the command line."""
 
 import json
+from pathlib import Path
 
 import click
 
@@ -8,8 +9,11 @@ from celosia.gen.model import HEADS
 from celosia.gen.shapes import SHAPES, shape_of
 
 from . import bench as benches
+from . import roofline as rooflines
 
-__all__ = ["bench"]
+__all__ = ["bench", "roofline"]
+
+_MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 
 
 @click.command()
@@ -33,3 +37,26 @@ def bench(config, shape_name, context, tokens, prompt_tokens, layers, head, memo
     except AssertionError as error:
         raise click.ClickException(f"The accelerator is not exact: {error}") from error
     click.echo(json.dumps(result, indent=2) if as_json else benches.report(result))
+
+
+@click.command()
+@click.option("--config", default="kv260", show_default=True, help="Configuration of the accelerator.")
+@click.option("--shape", "shape_names", multiple=True, metavar="NAME|FILE",
+              help="Show only this shape, and published systems with the same model; may be repeated.")
+@click.option("--bench", "bench_files", multiple=True, type=click.Path(exists=True, dir_okay=False), metavar="JSON",
+              help="Results of `celosia bench --json`; may be repeated. Default: what `make bench` left.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="PNG|SVG", help="Picture to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def roofline(config, shape_names, bench_files, output, as_json):
+    """What memory and engine allow, what was simulated, what published systems reach on the board."""
+    if output and Path(output).suffix not in (".png", ".svg"):
+        raise ValueError(f"Picture must end in .png or .svg, not {output!r}")
+    shapes = {name: shape_of(name) for name in shape_names} or SHAPES
+    shapes = {shape.name: shape for shape in shapes.values()}
+    runs = rooflines.read_runs(bench_files or ([_MEASURED] if _MEASURED.exists() else []))
+    systems = [system for system in rooflines.SYSTEMS if not shape_names or system.shape in shapes]
+    found = rooflines.roofline(config, runs, shapes, systems=systems)
+    if output:
+        from . import pictures  # matplotlib is there only for development
+        pictures.roofline(found, output)
+    click.echo(json.dumps(found, indent=2) if as_json else rooflines.table(found))

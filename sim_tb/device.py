@@ -117,6 +117,18 @@ class SimDevice:
         """Cycles simulated so far."""
         return self._lib.celosia_cycles(self._sim)
 
+    def trace(self, on):
+        """Forget what was traced; note from now on, or no more, when descriptors finish."""
+        self._lib.celosia_set_tracing(self._sim, int(on))
+
+    @property
+    def finished(self):
+        """What was traced: uint64 (n, 4), a row whenever a unit finished a descriptor: cycle; descriptors that every unit has
+        finished in this run, 16 bits a unit (load, matmul, vector, attend from below); MATMUL_BUSY; PORT0_BEATS."""
+        count = ctypes.c_uint64()
+        rows = self._lib.celosia_finished(self._sim, ctypes.byref(count))
+        return np.ctypeslib.as_array(rows, (count.value, 4)).copy() if count.value else np.zeros((0, 4), np.uint64)
+
     def fail_reads_and_writes(self, first, last):
         """Fault injection: the memory answers [first, last) with an error."""
         self._lib.celosia_set_error_range(self._sim, first, last)
@@ -141,7 +153,8 @@ def _load(path):
             ("memory", ctypes.POINTER(ctypes.c_uint8), [sim]), ("cycles", u64, [sim]),
             ("run", ctypes.c_int, [sim, u64]), ("write32", ctypes.c_int, [sim, u32, u32]),
             ("read32", ctypes.c_int, [sim, u32, ctypes.POINTER(u32)]),
-            ("violation", u32, [sim, ctypes.POINTER(u64)]), ("set_dead", None, [sim, ctypes.c_int]),
+            ("violation", u32, [sim, ctypes.POINTER(u64)]), ("set_tracing", None, [sim, ctypes.c_int]),
+            ("finished", ctypes.POINTER(u64), [sim, ctypes.POINTER(u64)]), ("set_dead", None, [sim, ctypes.c_int]),
             ("set_error_range", None, [sim, u64, u64])]:
         function = getattr(lib, f"celosia_{name}")
         function.restype, function.argtypes = result, arguments

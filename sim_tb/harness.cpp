@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "Vtop.h"
+#include "Vtop___024root.h"
 #include "memory.hpp"
 #include "verilated.h"
 
@@ -17,6 +19,11 @@ using celosia::Memory;
 using celosia::PortIn;
 using celosia::PortOut;
 using celosia::Timing;
+
+// Descriptors that every unit had finished, 16 bits a unit, and two of the accelerator's counters, after one of them changed.
+struct Finished {
+    uint64_t cycle, counts, matmul_busy, port0_beats;
+};
 
 struct ReadPins {
     CData *arvalid, *arready, *arid, *arlen, *rvalid, *rready, *rid, *rlast, *rresp;
@@ -44,10 +51,15 @@ class Sim {
     bool run(uint64_t limit) {
         for (uint64_t i = 0; i < limit && !memory_.rules().violation(); i++) {
             cycle();
+            if (tracing_) trace();
             if (top_->irq) return true;
         }
         return false;
     }
+
+    // Forget what was traced; trace from now on or no more.
+    void set_tracing(bool on) { tracing_ = on; finished_.clear(); }
+    const std::vector<Finished> &finished() const { return finished_; }
 
     bool write32(uint32_t addr, uint32_t value) {
         top_->s_axil_awaddr = addr; top_->s_axil_awvalid = 1;
@@ -97,6 +109,14 @@ class Sim {
     }
 
     void cycle() { settle(); edge(); }
+
+    void trace() {
+        const Vtop___024root &root = *top_->rootp;
+        uint64_t counts = root.celosia__DOT__core__DOT__dispatch__DOT__done_counts;
+        if (finished_.empty() || counts != finished_.back().counts)
+            finished_.push_back({memory_.now(), counts, root.celosia__DOT__registers__DOT__count_MATMUL_BUSY,
+                                 root.celosia__DOT__registers__DOT__count_PORT0_BEATS});
+    }
 
     // Drive the slave side with what the memory offers and let combinational outputs settle.
     void settle() {
@@ -151,6 +171,8 @@ class Sim {
     Memory memory_;
     ReadPins pins_[N_PORTS];
     PortIn in_[N_PORTS] = {};
+    bool tracing_ = false;
+    std::vector<Finished> finished_;
 };
 
 }  // namespace
@@ -163,6 +185,12 @@ uint64_t celosia_cycles(void *sim) { return ((Sim *)sim)->memory().now(); }
 int celosia_run(void *sim, uint64_t limit) { return ((Sim *)sim)->run(limit); }
 int celosia_write32(void *sim, uint32_t addr, uint32_t value) { return ((Sim *)sim)->write32(addr, value); }
 int celosia_read32(void *sim, uint32_t addr, uint32_t *value) { return ((Sim *)sim)->read32(addr, value); }
+void celosia_set_tracing(void *sim, int on) { ((Sim *)sim)->set_tracing(on); }
+const uint64_t *celosia_finished(void *sim, uint64_t *n) {
+    const std::vector<Finished> &finished = ((Sim *)sim)->finished();
+    *n = finished.size();
+    return (const uint64_t *)finished.data();
+}
 void celosia_set_dead(void *sim, int dead) { ((Sim *)sim)->memory().set_dead(dead); }
 void celosia_set_error_range(void *sim, uint64_t lo, uint64_t hi) { ((Sim *)sim)->memory().set_error_range(lo, hi); }
 uint32_t celosia_violation(void *sim, uint64_t *cycle) {

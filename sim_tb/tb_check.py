@@ -49,7 +49,7 @@ def near(numbers, size, launch):
         ("source", 4), ("mul1", 6), ("mul2", 4), ("mul3", 6), ("add", 4), ("reduce", 4), ("sink", 8))}
     if numbers.random() < 0.7:
         fields |= {"mul1": fields["mul1"] % 5, "mul3": fields["mul3"] % 5, "add": fields["add"] % 3,
-                   "reduce": fields["reduce"] % 3}
+                   "sink": fields["sink"] % 7}
     target = numbers.choice("xpdahr")
     words = numbers.choice([1, beat_words, 3 * beat_words, around(numbers, beat_words * size["max_head_words"])])
     ranges = {}

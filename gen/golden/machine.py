@@ -93,6 +93,7 @@ class Machine:
             raise MachineError(Error.LAUNCH, 0, f"positions must be within {self.config.max_positions}, "
                                                 f"not {first_position} to {first_position + n - 1}")
         self._token_ids, self._n, self._first = list(token_ids), n, first_position
+        self._vector.kept.zero_()
         self._offered, self._shortlist, self._rows = [], None, deque()
         if isinstance(program, str):
             where = self.header["programs"][program]

@@ -63,7 +63,7 @@ class GoldenModel:
         return self._logits(hidden, self._coarse, self._model.coarse.scale)
 
     def _logits(self, hidden, weights, row_scale):
-        codes, scale = ops.quantise_row(ops.rms_norm(hidden, self._model.final_norm, self.config.norm_eps))
+        codes, scale = ops.quantise_norm(hidden, self._model.final_norm, self.config.norm_eps)
         return ops.bit_linear(codes, scale, weights, row_scale)
 
     def hidden(self, token_ids, first_position):
@@ -75,16 +75,12 @@ class GoldenModel:
         eps, now = self.config.norm_eps, slice(first_position, first_position + n)
         x = f32.flush(self._model.embedding[torch.as_tensor(token_ids)])
         for i, layer in enumerate(self._model.layers):
-            codes, scale = ops.quantise_row(ops.rms_norm(x, layer.attn_norm, eps))
-            heads = self._attention(i, codes, scale, now)
-            if layer.attn_sub_norm is not None:
-                heads = ops.rms_norm(heads, layer.attn_sub_norm, eps, self._spread)
-            x = f32.add(self._linear(i, "o", *ops.quantise_row(heads)), x)
-            codes, scale = ops.quantise_row(ops.rms_norm(x, layer.ffn_norm, eps))
+            codes, scale = ops.quantise_norm(x, layer.attn_norm, eps)
+            heads = self._quantise(self._attention(i, codes, scale, now), layer.attn_sub_norm, self._spread)
+            x = f32.add(self._linear(i, "o", *heads), x)
+            codes, scale = ops.quantise_norm(x, layer.ffn_norm, eps)
             h = ops.gate(self._linear(i, "gate", codes, scale), self._linear(i, "up", codes, scale), self.config.act)
-            if layer.ffn_sub_norm is not None:
-                h = ops.rms_norm(h, layer.ffn_sub_norm, eps)
-            x = f32.add(self._linear(i, "down", *ops.quantise_row(h)), x)
+            x = f32.add(self._linear(i, "down", *self._quantise(h, layer.ffn_sub_norm)), x)
         return x
 
     def step(self, token_ids, first_position, top_k):
@@ -104,6 +100,10 @@ class GoldenModel:
         if plan.kind == "shortlist":
             tokens, values = best(tokens, self.logits(hidden)[0, tokens], kept)
         return list(zip(tokens.tolist(), values.tolist()))
+
+    def _quantise(self, x, gain, spread=None):
+        """Codes and scale of a sub-norm, or of ``x`` itself where the model has none."""
+        return ops.quantise_row(x) if gain is None else ops.quantise_norm(x, gain, self.config.norm_eps, spread)
 
     def _linear(self, i, name, codes, scale):
         return ops.bit_linear(codes, scale, self._weights[i][name], getattr(self._model.layers[i], name).scale)

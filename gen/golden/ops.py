@@ -9,7 +9,7 @@ import torch
 from celosia.gen.golden import f32, func
 from celosia.hw.formats import bits_of
 
-__all__ = ["absmax", "bit_linear", "dequantise", "exact_weights", "gate", "product", "quantise_row", "rms_norm", "rope"]
+__all__ = ["absmax", "bit_linear", "dequantise", "exact_weights", "gate", "product", "quantise_norm", "quantise_row", "rope"]
 
 _LEAST_ABSMAX = f32.from_bits(bits_of(1e-5))
 _INT8_TOP = f32.from_bits(bits_of(127.0))
@@ -21,16 +21,20 @@ def number(value):
     return f32.from_bits(bits_of(value))
 
 
-def rms_norm(x, gain, eps, spread=None):
-    """(x * rsqrt(sum(x * x) * (1/n) + eps)) * gain.
+def quantise_norm(x, gain, eps, spread=None):
+    """(codes int8 (T, n), scale (T, 1)) of the RMS norm x * r * gain, r = rsqrt(sum(x * x) * (1/n) + eps).
+
+    r is the same for a whole row, so that the codes are those of x * gain and r is a factor of the scale alone:
+    codes of (x * (127 * recip(c))) * gain with c = max(max|x * gain|, 1e-5), scale (c * (1/127)) * r.
 
     The sum is taken in 128 slots, by the element's place in scratch; ``spread`` maps x to that place where elements of
     padding lie between (zeros), as in the heads of the attention output.
     """
+    factor, scale = absmax(f32.mul(x, gain))
     squares = f32.mul(x, x)
     total = f32.sum_slots(squares if spread is None else spread(squares))
-    factor = func.rsqrt(f32.add(f32.mul(total, number(1.0 / x.shape[-1])), number(eps)))
-    return f32.mul(f32.mul(x, factor[..., None]), gain)
+    r = func.rsqrt(f32.add(f32.mul(total, number(1.0 / x.shape[-1])), number(eps)))
+    return f32.to_int8(f32.mul(f32.mul(x, factor), gain)), f32.mul(scale, r[..., None])
 
 
 def absmax(x):

@@ -14,8 +14,10 @@ chain, with the pairs (cos, sin) of the P word in lanes (2j, 2j + 1)::
     y[2j]     = add(mul(a[2j],     cos), neg(mul(a[2j + 1], sin)))
     y[2j + 1] = add(mul(a[2j + 1], cos),     mul(a[2j],     sin))
 
-    Reduce.RMS      s[r] = rsqrt(add(mul(sum_slots(y), imm0), imm1))
-    Reduce.ABSMAX   c = maximum(max |y|, 1e-5);  s[r] = mul(127, recip(c));  s[(r + 1) mod 4] = mul(c, 1/127)
+    Reduce.RMS      s[r] = mul(s[scale_scalar], rsqrt(add(mul(sum_slots(y), imm0), imm1)))
+    Reduce.KEEP     k = maximum(k, max |y|)
+    Reduce.ABSMAX   c = maximum(maximum(k, max |y|), 1e-5);  k = 0
+                    s[r] = mul(127, recip(c));  s[(r + 1) mod 4] = mul(c, 1/127)
 
 Tensors are (tokens, n_words, L) inside; words of streams are in hardware order: blocks of block_words, in a block the
 tokens, of a token the words.
@@ -49,6 +51,7 @@ class VectorState:
 
     x, p : float32 (x_words, L), (p_words, L)
     scalars : float32 (N_SCALARS, 16): register s of token t is ``scalars[s, t]``
+    kept : float32 (16,): magnitude that a token keeps, zero when a program begins
     matmul : int64 (n, L), words of the drain stream that have not been taken
     attend, attend_scale : int64 (n, L) and float32 (n,), words of the attention stream that have not been taken
     """
@@ -56,6 +59,7 @@ class VectorState:
     x: torch.Tensor
     p: torch.Tensor
     scalars: torch.Tensor = field(default_factory=lambda: torch.zeros(N_SCALARS, _MAX_TOKENS))
+    kept: torch.Tensor = field(default_factory=lambda: torch.zeros(_MAX_TOKENS))
     matmul: torch.Tensor = None
     attend: torch.Tensor = None
     attend_scale: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -145,7 +149,8 @@ def check_vector(fields):
     need(f["reduce"] is Reduce.NONE or f["source"] in (Source.X, Source.P), "reduce source X or P only")
     need(f["reduce"] is not Reduce.RMS or (f["add"] is Add.NONE and f["sink"] is Sink.NONE),
          "have add NONE and sink NONE with reduce RMS")
-    need(f["reduce"] is not Reduce.ABSMAX or f["sink"] in (Sink.NONE, Sink.X), "have sink NONE or X with reduce ABSMAX")
+    need(f["reduce"] not in (Reduce.ABSMAX, Reduce.KEEP) or f["sink"] in (Sink.NONE, Sink.X),
+         "have sink NONE or X with reduce ABSMAX or KEEP")
     return f
 
 
@@ -177,9 +182,13 @@ def run_vector(fields, launch, state):
     if f["reduce"] is Reduce.RMS:
         total = f32.sum_slots(y.reshape(len(tokens), -1))
         imm0, imm1 = f32.from_bits(f["imm0"]), f32.from_bits(f["imm1"])
-        state.scalars[r, tokens] = func.rsqrt(f32.add(f32.mul(total, imm0), imm1))
-    elif f["reduce"] is Reduce.ABSMAX:
+        factor = func.rsqrt(f32.add(f32.mul(total, imm0), imm1))
+        state.scalars[r, tokens] = f32.mul(state.scalars[f["scale_scalar"], tokens], factor)
+    elif f["reduce"] is not Reduce.NONE:
         peak = torch.where(y.isnan(), f32.from_bits(F32_NAN), y.abs()).reshape(len(tokens), -1).amax(dim=1)
+        peak = torch.maximum(peak, state.kept[tokens])
+        state.kept[tokens] = peak if f["reduce"] is Reduce.KEEP else 0.0
+    if f["reduce"] is Reduce.ABSMAX:
         c = f32.maximum(peak, _LEAST_ABSMAX)
         state.scalars[r, tokens] = f32.mul(_INT8_TOP, func.recip(c))
         state.scalars[(r + 1) % N_SCALARS, tokens] = f32.mul(c, _INT8_STEP)

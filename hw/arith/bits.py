@@ -1,10 +1,8 @@
 """Small combinational pieces that the arithmetic units share."""
 
-from amaranth.hdl import Cat, Const, Mux, Value
+from amaranth.hdl import Cat, Const, Mux, Signal, Value
 
-from ..formats import F32_INF
-
-__all__ = ["leading_zeros", "round_up", "pack"]
+__all__ = ["leading_zeros", "byte_shift", "pair_shift", "round_up"]
 
 
 def leading_zeros(value):
@@ -23,18 +21,27 @@ def _leading_zeros(value):
     return Cat(Mux(high_any, _leading_zeros(high), _leading_zeros(low)), ~high_any)
 
 
+def _shift(m, value, step):
+    """``keep``: mapping ends a LUT at the number of steps, so that each bit moved is one LUT of six inputs."""
+    value = Value.cast(value)
+    one, two, three = (~value[len(value) - k * step:len(value) - (k - 1) * step].any() for k in (1, 2, 3))
+    steps = Signal(2, attrs={"keep": 1})
+    m.d.comb += steps.eq(Cat(one & (~two | three), one & two))
+    by_one = Mux(steps[0], value << step, value)
+    by_three = Mux(steps[0], value << 3 * step, value << 2 * step)
+    return Mux(steps[1], by_three, by_one)[:len(value)], steps
+
+
+def byte_shift(m, value):
+    """(a value of 25 to 32 bits moved up by 0 to 3 bytes, as many as are without a one at its top; how many: 2 bits)."""
+    return _shift(m, value, 8)
+
+
+def pair_shift(m, value):
+    """(a value moved up by 0 to 3 pairs of bits, as many as are without a one at its top; how many: 2 bits)."""
+    return _shift(m, value, 2)
+
+
 def round_up(lsb, guard, sticky):
     """1 where round to nearest even adds one to the kept bits."""
     return guard & (sticky | lsb)
-
-
-def pack(sign, exponent, mantissa, increment):
-    """The 32 bits of a significand 1.mantissa that takes one more unit where increment is 1.
-
-    exponent is biased, signed and may lie outside 1..254: then bits are infinity or zero. A mantissa
-    of ones carries into the exponent by itself, because the two are one number.
-    """
-    rounded = (Cat(mantissa, exponent).as_signed() + increment)[:23 + len(exponent)]
-    biased = rounded[23:].as_signed()
-    magnitude = Mux(biased >= 255, Const(F32_INF, 31), rounded[:31])
-    return Cat(Mux(biased <= 0, 0, magnitude), sign)

@@ -1,25 +1,28 @@
 """Binary32 sum.  o = a + b, round to nearest even, subnormals flushed.
 
-Two paths, so that no stage both shifts far and carries far::
+::
 
-                     +--> far:  align -----> add -----------> one place, round --+
-    a, b --> order --+                                                           +--> o
-                     +--> near: subtract --> leading zeros --> shift left -------+
-          stage 1         2                  3                 4
+    stage 1                2                  3                4                       5
+    a, b --> compare, ---> big ------------------> add, ------> shift left: bytes, --> one place, --> o
+             order    +--> small x 2**-gap ------> subtract     pairs of bits          round
 
-The near path serves differences whose exponents are equal or neighbours and whose leading bit is
-lost: those are exact. Everything else goes far, and moves by at most one place. One sum a cycle,
-latency 4 enabled edges. Golden: ``f32.add``; a - b is a sum with the sign of b inverted outside.
+The smaller magnitude is shifted right by a multiplication with a power of two, and the last 16 places before the sum;
+two places and a sticky bit are kept below. Then any sum is moved up until its leading one is in its place. A top
+exponent stays: nothing is added to an infinity, so that it comes out by itself, and a NaN as one with its quiet bit.
+
+One sum a cycle, latency 5 enabled edges. Golden: ``f32.add``; a - b is a sum with the sign of b inverted outside.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..formats import F32, F32_NAN
-from .bits import leading_zeros, pack, round_up
+from ..formats import F32
+from .bits import byte_shift, pair_shift, round_up
 
 __all__ = ["FAdd"]
+
+_KEPT = 27          # bits before a sum: significand, two places, sticky
 
 
 class FAdd(wiring.Component):
@@ -33,7 +36,7 @@ class FAdd(wiring.Component):
         Clock enable of every register.
     """
 
-    LATENCY = 4
+    LATENCY = 5
 
     a: In(F32)
     b: In(F32)
@@ -43,119 +46,105 @@ class FAdd(wiring.Component):
     def elaborate(self, platform):
         m = Module()
 
-        # Stage 1: the larger magnitude first. A zero has significand 0.
-        swap = self.a.as_value()[:31] < self.b.as_value()[:31]
+        def register(name, shape=1):
+            return Signal(shape, name=name, reset_less=True)
+
+        # Stage 1: the larger magnitude first; both differences of the exponents.
+        difference = Signal(32, attrs={"use_dsp": "yes"})
+        a_less_b, b_less_a = Signal(9, attrs={"use_dsp": "simd"}), Signal(9, attrs={"use_dsp": "simd"})
+        swap = difference[31]
         big, small = Signal(F32), Signal(F32)
         m.d.comb += [
+            difference.eq(self.a.as_value()[:31] - self.b.as_value()[:31]),
+            a_less_b.eq(self.a.exponent - self.b.exponent),
+            b_less_a.eq(self.b.exponent - self.a.exponent),
             big.eq(Mux(swap, self.b.as_value(), self.a.as_value())),
             small.eq(Mux(swap, self.a.as_value(), self.b.as_value())),
         ]
-        a_less_b = (self.a.exponent - self.b.exponent)[:8]
-        b_less_a = (self.b.exponent - self.a.exponent)[:8]
-        big_any, small_any = big.exponent.any(), small.exponent.any()
-        big_top, small_top = big.exponent == 0xFF, small.exponent == 0xFF
-
-        s1_big = Signal(24, reset_less=True)
-        s1_small = Signal(24, reset_less=True)
-        s1_gap = Signal(8, reset_less=True)
-        s1_exponent = Signal(8, reset_less=True)
-        s1_sign, s1_subtract, s1_inf, s1_nan = (
-            Signal(reset_less=True, name=f"s1_{n}") for n in ("sign", "subtract", "inf", "nan"))
+        s1_big, s1_small = register("s1_big", 24), register("s1_small", 24)
+        s1_a_less_b, s1_b_less_a = register("s1_a_less_b", 8), register("s1_b_less_a", 8)
+        s1_exponent, s1_swap, s1_sign, s1_subtract, s1_both = (
+            register(f"s1_{n}", w) for n, w in (("exponent", 8), ("swap", 1), ("sign", 1), ("subtract", 1), ("both", 1)))
         with m.If(self.en):
             m.d.sync += [
-                s1_big.eq(Mux(big_any, Cat(big.mantissa, 1), 0)),
-                s1_small.eq(Mux(small_any, Cat(small.mantissa, 1), 0)),
-                s1_gap.eq(Mux(swap, b_less_a, a_less_b)),
-                s1_exponent.eq(big.exponent),
-                s1_sign.eq(Mux(big_any, big.sign, big.sign & small.sign)),
-                s1_subtract.eq(big.sign ^ small.sign),
-                s1_inf.eq(big_top),
-                s1_nan.eq((big_top & big.mantissa.any())
-                          | (small_top & (small.mantissa.any() | (big.sign ^ small.sign)))),
+                s1_big.eq(Cat(big.mantissa, 1)), s1_small.eq(Cat(small.mantissa, 1)),
+                s1_a_less_b.eq(a_less_b), s1_b_less_a.eq(b_less_a),
+                s1_exponent.eq(big.exponent), s1_swap.eq(swap), s1_sign.eq(big.sign),
+                s1_subtract.eq(self.a.sign ^ self.b.sign),
+                s1_both.eq(self.a.exponent.any() & self.b.exponent.any()),
             ]
 
-        # Stage 2: far: align to three more places, the last one sticky. Near: subtract.
-        gap = Signal(5)
-        aligned = Signal(27)
-        lost = Signal()
-        m.d.comb += [
-            gap.eq(Mux(s1_gap >= 27, 27, s1_gap[:5])),
-            aligned.eq(Cat(Const(0, 3), s1_small) >> gap),
-            lost.eq((s1_small & Cat(gap > place + 3 for place in range(24))).any()),
-        ]
-        difference = Cat(Const(0, 1), s1_big) - Mux(s1_gap[0], s1_small, Cat(Const(0, 1), s1_small))
-
-        s2_big = Signal(27, reset_less=True)
-        s2_small = Signal(27, reset_less=True)
-        s2_near = Signal(25, reset_less=True)
-        s2_exponent = Signal(8, reset_less=True)
-        s2_sign, s2_subtract, s2_close, s2_inf, s2_nan = (
-            Signal(reset_less=True, name=f"s2_{n}")
-            for n in ("sign", "subtract", "close", "inf", "nan"))
+        # Stage 2: the smaller one by 0 to 15 places to the right; it is nothing beside a top exponent, or where it is 0,
+        # or more than 31 places lower.
+        gap = Mux(s1_swap, s1_b_less_a, s1_a_less_b)
+        power = Cat(gap[:4] == 15 - place for place in range(16))
+        top = s1_exponent == 0xFF
+        product = Signal(39)
+        m.d.comb += product.eq(s1_small * power)
+        s2_big, s2_small = register("s2_big", 24), register("s2_small", 39 - 13)
+        s2_far, s2_sticky = register("s2_far"), register("s2_sticky", 3)
+        s2_exponent, s2_sign, s2_subtract, s2_nan = (
+            register(f"s2_{n}", w) for n, w in (("exponent", 8), ("sign", 1), ("subtract", 1), ("nan", 1)))
         with m.If(self.en):
             m.d.sync += [
-                s2_big.eq(Cat(Const(0, 3), s1_big)),
-                s2_small.eq(Cat(aligned[0] | lost, aligned[1:])),
-                s2_near.eq(difference),
-                s2_exponent.eq(s1_exponent),
-                s2_sign.eq(s1_sign),
-                s2_subtract.eq(s1_subtract),
-                s2_close.eq(s1_subtract & (s1_gap <= 1)),
-                s2_inf.eq(s1_inf),
-                s2_nan.eq(s1_nan),
+                s2_big.eq(s1_big), s2_small.eq(product[13:]), s2_sticky.eq(Cat(product[k:k + 5].any() for k in (0, 5, 8))), s2_far.eq(gap[4]),
+                s2_exponent.eq(s1_exponent), s2_sign.eq(s1_sign), s2_subtract.eq(s1_subtract),
+                s2_nan.eq(top & (s1_big[:23].any() | (s1_subtract & (gap == 0)))),
             ]
+            with m.If(~s1_both | top | gap[5:].any()):
+                m.d.sync += [s2_small.eq(0), s2_sticky.eq(0)]
+            with m.If(s1_exponent == 0):
+                m.d.sync += s2_big.eq(0)
 
-        # Stage 3: far: add. Near: where the leading one is.
-        s3_sum = Signal(28, reset_less=True)
-        s3_near = Signal(25, reset_less=True)
-        s3_zeros = Signal(5, reset_less=True)
-        s3_exponent = Signal(8, reset_less=True)
-        s3_exponent_up = Signal(9, reset_less=True)
-        s3_exponent_down = Signal(signed(9), reset_less=True)
-        s3_sign, s3_use_near, s3_cancelled, s3_inf, s3_nan = (
-            Signal(reset_less=True, name=f"s3_{n}")
-            for n in ("sign", "use_near", "cancelled", "inf", "nan"))
+        # Stage 3: the other 16 places; the sum, and the exponent + 2 above it. A difference carries out into bit 27, which is
+        # one more of the exponent.
+        kept = Mux(s2_far, s2_small[16:], s2_small)
+        dropped = Signal(4, attrs={"keep": 1})      # a LUT each, rather than a chain of LUTs before the sum
+        m.d.comb += dropped.eq(Cat(s2_far & s2_small[k:k + 4].any() for k in range(0, 16, 4)))
+        sticky = s2_sticky.any() | dropped.any()
+        aligned = Cat(sticky, kept)
+        s3_sum, s3_exponent = register("s3_sum", _KEPT + 1), register("s3_exponent", 9)
+        s3_sign, s3_subtract, s3_nan = (register(f"s3_{n}") for n in ("sign", "subtract", "nan"))
+        both = Signal(_KEPT + 11, attrs={"use_dsp": "yes"})
+        m.d.comb += both.eq(
+            Cat(s2_subtract, Const(0, 3), s2_big, Const(0, 1), s2_exponent)
+            + Cat(s2_subtract, aligned ^ s2_subtract.replicate(_KEPT), s2_subtract, s2_subtract, ~s2_subtract))
         with m.If(self.en):
             m.d.sync += [
-                s3_sum.eq(s2_big + Mux(s2_subtract, ~Cat(s2_small, 0), s2_small) + s2_subtract),
-                s3_near.eq(s2_near),
-                s3_zeros.eq(leading_zeros(s2_near)),
-                s3_exponent.eq(s2_exponent),
-                s3_exponent_up.eq(s2_exponent + 1),
-                s3_exponent_down.eq(s2_exponent - 1),
-                s3_sign.eq(s2_sign & ~(s2_close & ~s2_near.any())),
-                s3_use_near.eq(s2_close & ~s2_near[-1]),
-                s3_cancelled.eq(s2_close & ~s2_near.any()),
-                s3_inf.eq(s2_inf),
-                s3_nan.eq(s2_nan),
+                s3_sum.eq(both[1:1 + _KEPT + 1]), s3_exponent.eq(both[2 + _KEPT:]),
+                s3_sign.eq(s2_sign), s3_subtract.eq(s2_subtract), s3_nan.eq(s2_nan),
             ]
 
-        # Stage 4: normalise, round, choose.
-        exponent = Signal(signed(10))
-        mantissa, guard, sticky = Signal(23), Signal(), Signal()
-        with m.If(s3_sum[27]):
-            m.d.comb += Cat(sticky, guard, mantissa).eq(Cat(s3_sum[:3].any(), s3_sum[3:27]))
-            m.d.comb += exponent.eq(s3_exponent_up)
-        with m.Elif(s3_sum[26]):
-            m.d.comb += Cat(sticky, guard, mantissa).eq(Cat(s3_sum[:2].any(), s3_sum[2:26]))
-            m.d.comb += exponent.eq(s3_exponent)
-        with m.Else():
-            m.d.comb += Cat(sticky, guard, mantissa).eq(s3_sum[:25])
-            m.d.comb += exponent.eq(s3_exponent_down)
-        far = pack(s3_sign, exponent, mantissa, round_up(mantissa[0], guard, sticky))
-
-        near_mantissa = (s3_near << s3_zeros)[1:24]
-        near_exponent = s3_exponent - s3_zeros
-        near_zero = s3_cancelled | (near_exponent <= 0)
-        near = Cat(Mux(near_zero, 0, Cat(near_mantissa, near_exponent[:8])), s3_sign)
-
-        s4_bits = Signal(32, reset_less=True)
+        # Stage 4: all but the last place of moving up.
+        moved, octets = byte_shift(m, s3_sum)
+        moved, pairs = pair_shift(m, moved)
+        s4_sum, s4_exponent = register("s4_sum", _KEPT + 1), register("s4_exponent", 9)
+        s4_up, s4_sign, s4_subtract, s4_nan = (
+            register(f"s4_{n}", w) for n, w in (("up", 4), ("sign", 1), ("subtract", 1), ("nan", 1)))
         with m.If(self.en):
-            with m.If(s3_nan):
-                m.d.sync += s4_bits.eq(F32_NAN)
-            with m.Elif(s3_inf):
-                m.d.sync += s4_bits.eq(Cat(Const(0, 23), Const(0xFF, 8), s3_sign))
-            with m.Else():
-                m.d.sync += s4_bits.eq(Mux(s3_use_near, near, far))
-        m.d.comb += self.o.eq(s4_bits)
+            m.d.sync += [
+                s4_sum.eq(moved), s4_up.eq(Cat(pairs, octets)), s4_exponent.eq(s3_exponent),
+                s4_sign.eq(s3_sign), s4_subtract.eq(s3_subtract), s4_nan.eq(s3_nan),
+            ]
+
+        # Stage 5: the last place, round. exponent + 2 - 2 - 2 * pairs moved, and 1 more where none is left.
+        up = s4_sum[-1]
+        exponent = Signal(10)
+        m.d.comb += exponent.eq(s4_exponent + Cat(up, ~s4_up, Const(0b11111, 5)))
+        zero = ~s4_sum[-2:].any()
+        none = zero | exponent[-1] | (exponent[:9] == 0)
+        increment = Mux(up, round_up(s4_sum[4], s4_sum[3], s4_sum[:3].any()), round_up(s4_sum[3], s4_sum[2], s4_sum[:2].any()))
+        mantissa = Mux(up, s4_sum[4:27], s4_sum[3:26])
+        rounded = (Cat(mantissa, exponent[:8]) + increment)[:31]
+        no_mantissa = none | exponent[:8].all()
+        s5_mantissa, s5_quiet = register("s5_mantissa", 22), register("s5_quiet")
+        s5_exponent, s5_sign = register("s5_exponent", 8), register("s5_sign")
+        with m.If(self.en):
+            m.d.sync += [
+                s5_mantissa.eq(Mux(no_mantissa, 0, rounded[:22])),
+                s5_quiet.eq((rounded[22] & ~no_mantissa) | s4_nan),
+                s5_exponent.eq(Mux(none, 0, rounded[23:])),
+                s5_sign.eq(s4_sign & ~(s4_nan | (zero & s4_subtract))),
+            ]
+        m.d.comb += self.o.eq(Cat(s5_mantissa, s5_quiet, s5_exponent, s5_sign))
         return m

@@ -52,9 +52,15 @@ _VALUE_BITS = TABLE_FRAC_BITS + 2       # r may reach 2
 class Func(wiring.Component):
     """o = op(i).
 
+    Parameters
+    ----------
+    ops : iterable of FuncOp
+        The functions that are built; all of them by default.
+
     Members
     -------
     op : In(FuncOp)
+        One of ``ops``.
     i : In(F32)
     o : Out(F32)
     en : In(1)
@@ -63,10 +69,15 @@ class Func(wiring.Component):
 
     LATENCY = 8
 
-    op: In(FuncOp)
-    i: In(F32)
-    o: Out(F32)
-    en: In(1)
+    def __init__(self, *, ops=tuple(FuncOp)):
+        self._ops = tuple(FuncOp(op) for op in ops)
+        if not self._ops:
+            raise ValueError("Func must have a function, not none")
+        super().__init__({"op": In(FuncOp), "i": In(F32), "o": Out(F32), "en": In(1)})
+
+    def _is(self, op):
+        """Whether op is selected: a constant where only one function, or not this one, is built."""
+        return (self.op == op) if op in self._ops and len(self._ops) > 1 else Const(op in self._ops, 1)
 
     def elaborate(self, platform):
         m = Module()
@@ -86,8 +97,8 @@ class Func(wiring.Component):
         flip = [None] + [register(f"s{k}_flip") for k in range(1, 6)]
 
         # Stage 1: fixed-point argument, address.
-        is_exp2, is_recip = self.op == FuncOp.EXP2, self.op == FuncOp.RECIP
-        is_sigmoid = self.op == FuncOp.SIGMOID
+        is_exp2, is_recip = self._is(FuncOp.EXP2), self._is(FuncOp.RECIP)
+        is_sigmoid = self._is(FuncOp.SIGMOID)
         exponent, mantissa = self.i.exponent, self.i.mantissa
         large_exponent = Mux(is_exp2, 134, 131)     # |i| >= 128, |i| >= 16
         distance = (large_exponent - 1 - exponent)[:8]
@@ -104,16 +115,15 @@ class Func(wiring.Component):
                 m.d.sync += s1_low.eq(f)
             with m.Else():
                 m.d.sync += s1_low.eq(Cat(Const(0, 1), mantissa[:16]))
-            with m.Switch(self.op):
-                with m.Case(FuncOp.EXP2):
-                    m.d.sync += s1_word.eq(EXP2_BASE + f[17:24]), power[1].eq(f[24:] - (self.i.sign << 7))
-                with m.Case(FuncOp.RECIP):
-                    m.d.sync += s1_word.eq(RECIP_BASE | mantissa[16:]), power[1].eq(-unbiased)
-                with m.Case(FuncOp.RSQRT):
-                    m.d.sync += s1_word.eq(RSQRT_BASE | Cat(mantissa[16:], ~exponent[0]))
-                    m.d.sync += power[1].eq(-(unbiased >> 1))
-                with m.Case(FuncOp.SIGMOID):
-                    m.d.sync += s1_word.eq(SIGMOID_BASE | f[17:26]), power[1].eq(0)
+            with m.If(is_exp2):
+                m.d.sync += s1_word.eq(EXP2_BASE + f[17:24]), power[1].eq(f[24:] - (self.i.sign << 7))
+            with m.If(is_recip):
+                m.d.sync += s1_word.eq(RECIP_BASE | mantissa[16:]), power[1].eq(-unbiased)
+            with m.If(self._is(FuncOp.RSQRT)):
+                m.d.sync += s1_word.eq(RSQRT_BASE | Cat(mantissa[16:], ~exponent[0]))
+                m.d.sync += power[1].eq(-(unbiased >> 1))
+            with m.If(is_sigmoid):
+                m.d.sync += s1_word.eq(SIGMOID_BASE | f[17:26]), power[1].eq(0)
             m.d.sync += [
                 s1_more.eq(is_exp2 & self.i.sign),
                 s1_under.eq(is_exp2 & self.i.sign & (fixed > 126 << 24)),
@@ -197,6 +207,6 @@ class Func(wiring.Component):
         }
         is_special, value = Const(0), Const(0, 32)
         for op, (condition, bits) in cases.items():
-            is_special = Mux(self.op == op, condition, is_special)
-            value = Mux(self.op == op, bits, value)
+            is_special = Mux(self._is(op), condition, is_special)
+            value = Mux(self._is(op), bits, value)
         return [special.eq(is_special | nan), result.eq(Mux(nan, F32_NAN, value))]

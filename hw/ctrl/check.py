@@ -21,7 +21,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Add, Attend, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Vector
+from ..isa import Add, Attend, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Sink, Source, Vector
 from ..links import Launch
 from ..regs import Error
 
@@ -116,7 +116,7 @@ class DescriptorCheck(wiring.Component):
                                    | (matmul.gather & ((matmul.rank >= self._top_k)
                                                        | (matmul.n_row_groups != self._groups_quantum))))
         bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
-                                    & _known(vector.reduce, Reduce) & _known(vector.sink, Sink))
+                                    & _known(vector.sink, Sink))
         bad_size[Opcode.VECTOR] = (
             (vector.n_words == 0) | (vector.block_words == 0)
             | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))

@@ -6,8 +6,8 @@
         for t in tokens:              # x_row, p_row, d_row: base + t * stride, by adding
             for i in block:
                 issue (x_row + i, p_row + i, d_row + i)
-        (after a row that is summed: until its scalar registers are written; one whose magnitude is
-         sought: row_spacing cycles, so that the scalar unit takes one row after the other)
+        (a row that is reduced: one more cycle, ROW; one that is summed: a cycle without a word after every eighth,
+         in which the row before folds, and the next row when fewer than rows_at_once are under way)
 
     IDLE -> SETUP -> SKIP* -> BLOCK -> RUN ... -> ROW -> (RUN or BLOCK or) DRAIN -> IDLE
               |        |        |       |          |                         |
@@ -25,7 +25,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Reduce, Sink, Source, Tokens, Vector
+from ..isa import Mul3, Reduce, Sink, Source, Tokens, Vector
 from ..links import Launch
 from .words import WordControl
 
@@ -39,8 +39,10 @@ class Issue(wiring.Component):
     ----------
     quant_room, topk_room : int
         Words that the two output queues hold.
-    row_spacing : int
-        Least number of cycles between the ends of two rows of which the largest magnitude is sought.
+    rows_at_once : int
+        Rows that are summed at the same time.
+    sigmoid_spacing : int
+        Least number of cycles between two words of a descriptor with a sigmoid, at least 2.
 
     Members
     -------
@@ -60,11 +62,14 @@ class Issue(wiring.Component):
     done, count_busy, count_wait : Out(1)
     """
 
-    def __init__(self, *, quant_room, topk_room, row_spacing):
-        for name, value in (("quant_room", quant_room), ("topk_room", topk_room), ("row_spacing", row_spacing)):
+    def __init__(self, *, quant_room, topk_room, rows_at_once, sigmoid_spacing):
+        for name, value in (("quant_room", quant_room), ("topk_room", topk_room), ("rows_at_once", rows_at_once)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        self._quant_room, self._topk_room, self._row_spacing = quant_room, topk_room, row_spacing
+        if not isinstance(sigmoid_spacing, int) or sigmoid_spacing < 2:
+            raise ValueError(f"sigmoid_spacing must be an integer of at least 2, not {sigmoid_spacing!r}")
+        self._quant_room, self._topk_room, self._rows_at_once = quant_room, topk_room, rows_at_once
+        self._sigmoid_spacing = sigmoid_spacing
         super().__init__({
             "i_command": In(stream.Signature(Vector)), "launch": In(Launch),
             "matmul_valid": In(1), "attend_valid": In(1), "matmul_ready": Out(1), "attend_ready": Out(1),
@@ -102,7 +107,13 @@ class Issue(wiring.Component):
             queued.eq((f.sink != Sink.NONE) & (f.sink != Sink.X)),
             full.eq(queued & (in_flight >= room)),
         ]
-        go = Signal()
+        # Pace: the cycles until the next word of a descriptor with a sigmoid.
+        go, pause = Signal(), Signal(range(self._sigmoid_spacing))
+        with m.If(go & (f.mul3 == Mul3.SIGMOID)):
+            m.d.sync += pause.eq(self._sigmoid_spacing - 1)
+        with m.Elif(pause != 0):
+            m.d.sync += pause.eq(pause - 1)
+        may_go = ~full & (pause == 0)
         m.d.sync += in_flight.eq(in_flight + go - self.retired)
 
         # The word of this cycle.
@@ -117,15 +128,13 @@ class Issue(wiring.Component):
         ]
 
         # Rows on their way to the scalar registers.
+        sums, reduces, gap = Signal(), Signal(), Signal()
+        m.d.comb += [sums.eq(f.reduce == Reduce.RMS), reduces.eq(sums | (f.reduce == Reduce.ABSMAX))]
+        m.d.sync += gap.eq(go & sums & i[:3].all())
         row_end, rows = Signal(), Signal(5)
-        spacing = Signal(range(self._row_spacing + 1))
-        m.d.sync += rows.eq(rows + row_end - self.reduced)
-        with m.If(row_end):
-            m.d.sync += spacing.eq(self._row_spacing - 1)
-        with m.Elif(spacing != 0):
-            m.d.sync += spacing.eq(spacing - 1)
         row_over = Signal()
-        m.d.comb += row_over.eq(Mux(f.reduce == Reduce.RMS, rows == 0, (f.reduce == Reduce.NONE) | (spacing == 0)))
+        m.d.sync += rows.eq(rows + row_end - self.reduced)
+        m.d.comb += row_over.eq(~sums | (rows < self._rows_at_once))
 
         alone, more_tokens = Signal(), Signal()
         m.d.comb += [alone.eq(f.tokens == Tokens.LAST), more_tokens.eq(~alone & ~last_token)]
@@ -154,18 +163,18 @@ class Issue(wiring.Component):
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += [
-                    go.eq(offered & ~full),
-                    self.matmul_ready.eq((f.source == Source.MATMUL) & ~full),
-                    self.attend_ready.eq((f.source == Source.ATTEND) & ~full),
-                    self.count_wait.eq(~go),
+                    go.eq(offered & may_go & ~gap),
+                    self.matmul_ready.eq((f.source == Source.MATMUL) & may_go),
+                    self.attend_ready.eq((f.source == Source.ATTEND) & may_go),
+                    self.count_wait.eq(~go & (pause == 0) & ~gap),
                 ]
                 with m.If(go):
                     with m.If(i != block_last):
                         m.d.sync += i.eq(i + 1)
-                    with m.Elif((f.reduce == Reduce.NONE) & more_tokens):
+                    with m.Elif(~reduces & more_tokens):
                         m.d.sync += [i.eq(block_start), *next_token]
                     with m.Else():
-                        m.d.comb += row_end.eq(f.reduce != Reduce.NONE)
+                        m.d.comb += row_end.eq(reduces)
                         m.next = "ROW"
             with m.State("ROW"):
                 with m.If(row_over):

@@ -2,12 +2,12 @@
 
 ::
 
-    RMS     total --> * imm0 --> + imm1 --> rsqrt --> s[r]
+    RMS     total --> * imm0 --> + imm1 --> rsqrt --> * s[scale_scalar] --> s[r]
 
-    ABSMAX  c = max(total, 1e-5) --> * 1/127 --> s[r + 1]
-                                 --> recip --> * 127 --> s[r]
+    ABSMAX  c = max(total, 1e-5) --> recip --> * 127 --> s[r]
+                                 --> * 1/127 (a cycle later) --> s[r + 1]
 
-One multiplier, one adder, one function unit; a counter says when which result is there. About 20 cycles.
+One multiplier, one adder, one function unit, all pipelined. About 20 cycles.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -20,7 +20,7 @@ from ..arith.func import Func
 from ..formats import bits_of
 from ..isa import Reduce
 from ..tables import FuncOp
-from .words import N_SCALARS, fit
+from .words import N_SCALARS, delay, fit
 
 __all__ = ["ScalarUnit"]
 
@@ -28,12 +28,13 @@ _LEAST_ABSMAX = bits_of(1e-5)
 _INT8_TOP = bits_of(127.0)
 _INT8_STEP = bits_of(1 / 127)
 
-# Cycles after `start` at which results are there: one cycle into the multiplier's operand registers, then latencies.
+# Cycles of a row at which results are there: one cycle into the multiplier's operand registers, then latencies.
 _FIRST_PRODUCT = 1 + FMul.LATENCY
-_RMS_END = _FIRST_PRODUCT + FAdd.LATENCY + Func.LATENCY
+_RSQRT = _FIRST_PRODUCT + FAdd.LATENCY + Func.LATENCY
+_RMS_END = _RSQRT + 1 + FMul.LATENCY
 _RECIP = Func.LATENCY
 _ABSMAX_END = _RECIP + 1 + FMul.LATENCY
-assert _FIRST_PRODUCT < _ABSMAX_END <= _RMS_END and _RECIP > 0
+assert _ABSMAX_END + 1 < _RMS_END
 
 
 class ScalarUnit(wiring.Component):
@@ -44,14 +45,13 @@ class ScalarUnit(wiring.Component):
     reduce, imm0, imm1, reduce_scalar : In
         Fields of the descriptor, constant while it runs.
     total : In(32), token : In(4), start : In(1)
-        Sum or largest magnitude of a token's row; the next one at least ABSMAX_CYCLES later, or after ``done``.
+        Sum or largest magnitude of a token's row; the next magnitude at least two cycles later, the next sum after ``done``.
     done : Out(1)
         The registers are written.
     read_scalar, read_token : In(2), In(4); read_data : Out(32)
-        First read port, and a second one: ``scale_scalar``, ``scale_token``, ``scale_data``. Combinational.
+        First read port, and a second one: ``scale_scalar``, ``scale_token``, ``scale_data``. Combinational. While RMS is at
+        work the second one reads for it.
     """
-
-    ABSMAX_CYCLES = _ABSMAX_END + 2
 
     def __init__(self, *, token_lanes):
         if not isinstance(token_lanes, int) or not 1 <= token_lanes <= 16 or token_lanes & (token_lanes - 1):
@@ -74,33 +74,38 @@ class ScalarUnit(wiring.Component):
         def address(scalar, token):
             return Cat(scalar, fit(token, self._token_lanes))
 
-        m.d.comb += [
-            read.addr.eq(address(self.read_scalar, self.read_token)), self.read_data.eq(read.data),
-            scale.addr.eq(address(self.scale_scalar, self.scale_token)), self.scale_data.eq(scale.data),
-        ]
-
         m.submodules.mul = mul = FMul()
         m.submodules.add = add = FAdd()
         m.submodules.func = func = Func()
         m.d.comb += [mul.en.eq(1), add.en.eq(1), func.en.eq(1)]
 
-        # `at` counts the cycles since start; the total (or c) is held.
-        absmax = self.reduce == Reduce.ABSMAX
+        # A row is `held` in its cycle 0 and known later by its flag in `live`; sums come one after the other, magnitudes may
+        # come every two cycles, and their two products follow one another.
+        rms, absmax = self.reduce == Reduce.RMS, self.reduce == Reduce.ABSMAX
         held, held_token = Signal(32, reset_less=True), Signal(4, reset_less=True)
-        busy, at = Signal(), Signal(range(_RMS_END + 1))
+        live = [Signal(name="live_0")]
+        m.d.sync += live[0].eq(self.start)
         with m.If(self.start):
             m.d.sync += [
-                held.eq(Mux(absmax & (self.total < _LEAST_ABSMAX), _LEAST_ABSMAX, self.total)),
-                held_token.eq(self.token), busy.eq(1), at.eq(0),
+                held.eq(Mux(absmax & (self.total < _LEAST_ABSMAX), _LEAST_ABSMAX, self.total)), held_token.eq(self.token),
             ]
-        with m.Elif(busy):
-            m.d.sync += at.eq(at + 1)
+        for cycle in range(1, _RMS_END + 1):
+            live.append(Signal(name=f"live_{cycle}"))
+            m.d.sync += live[cycle].eq(live[cycle - 1] & rms if cycle > _ABSMAX_END + 1 else live[cycle - 1])
+        token = delay(m, held_token, _ABSMAX_END)
+        second_token = delay(m, token, 1)
+
+        m.d.comb += [
+            read.addr.eq(address(self.read_scalar, self.read_token)), self.read_data.eq(read.data),
+            scale.addr.eq(address(self.scale_scalar, Mux(rms, held_token, self.scale_token))),
+            self.scale_data.eq(scale.data),
+        ]
 
         s_mul_a, s_mul_b = Signal(32, reset_less=True), Signal(32, reset_less=True)
-        second = absmax & (at >= _RECIP)
+        first, second = rms & live[0], absmax & live[_RECIP + 1]
         m.d.sync += [
-            s_mul_a.eq(Mux(second, func.o.as_value(), held)),
-            s_mul_b.eq(Mux(second, _INT8_TOP, Mux(absmax, _INT8_STEP, self.imm0))),
+            s_mul_a.eq(Mux(first, held, Mux(second, delay(m, held, _RECIP + 1), func.o.as_value()))),
+            s_mul_b.eq(Mux(rms, Mux(first, self.imm0, scale.data), Mux(second, _INT8_STEP, _INT8_TOP))),
         ]
         m.d.comb += [
             mul.a.eq(s_mul_a), mul.b.eq(s_mul_b),
@@ -111,13 +116,12 @@ class ScalarUnit(wiring.Component):
 
         end, step_end = Signal(), Signal()
         m.d.comb += [
-            end.eq(busy & (at == Mux(absmax, _ABSMAX_END, _RMS_END))),
-            step_end.eq(busy & absmax & (at == _FIRST_PRODUCT)),
-            write.en.eq(end | step_end),
-            write.addr.eq(address((self.reduce_scalar + step_end)[:2], held_token)),
-            write.data.eq(Mux(absmax, mul.o.as_value(), func.o.as_value())),
+            step_end.eq(absmax & live[_ABSMAX_END + 1]),
+            end.eq(step_end | (rms & live[_RMS_END])),
+            write.en.eq(end | (absmax & live[_ABSMAX_END])),
+            write.addr.eq(address((self.reduce_scalar + step_end)[:2],
+                                  Mux(rms, held_token, Mux(step_end, second_token, token)))),
+            write.data.eq(mul.o.as_value()),
         ]
         m.d.sync += self.done.eq(end)
-        with m.If(end):
-            m.d.sync += busy.eq(0)
         return m

@@ -11,24 +11,26 @@
 The pipeline never stops and has no clock enable: a missing word of a stream is a bubble, and a word whose sink may
 refuse it is issued only when there is room. A descriptor starts when the one before has left the pipeline.
 
-Rate: a word a cycle. A descriptor takes 32 cycles more than it has words (37 with a stream sink), and 2 more for
-every row block after the first; for reductions see docs/units/vector.md.
+Rate: a word a cycle; with a sigmoid, which four lanes share, a word every four cycles. A descriptor takes 37 cycles more
+than it has words (42 with a stream sink), and 2 more for every row block after the first; for reductions see docs/units/vector.md.
 
 Golden: ``celosia.gen.golden.vector.run_vector``.
 """
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Sink, Vector
+from ..formats import F32_ONE
+from ..isa import Mul1, Mul2, Sink, Vector
 from ..links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, TopkWord
 from .issue import Issue
-from .lane import Lane
-from .reduce import Reducer
+from .lane import Lane, LaneControl, lane_control
+from .reduce import ROW_SETS, Reducer
 from .scalar import ScalarUnit
+from .sigmoid import SharedSigmoid
 from .sinks import Sinks
-from .words import S_ISSUE, S_WORDS, S_Y, WordControl, delay, fit
+from .words import S_ISSUE, S_M2, S_WORDS, S_Y, SIGMOID_LANES, WordControl, delay, fit
 
 __all__ = ["VectorUnit"]
 
@@ -88,9 +90,9 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS,
-                                           row_spacing=ScalarUnit.ABSMAX_CYCLES)
-        m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes)
+        m.submodules.issue = issue = Issue(quant_room=_QUANT_WORDS, topk_room=_TOPK_WORDS, rows_at_once=ROW_SETS - 1,
+                                           sigmoid_spacing=SIGMOID_LANES)
+        m.submodules.reducer = reducer = Reducer(vector_lanes=self._lanes, token_lanes=self._token_lanes)
         m.submodules.scalars = scalars = ScalarUnit(token_lanes=self._token_lanes)
         m.submodules.sinks = sinks = Sinks(vector_lanes=self._lanes, quant_words=_QUANT_WORDS, topk_words=_TOPK_WORDS)
         f = issue.fields
@@ -115,28 +117,49 @@ class VectorUnit(wiring.Component):
             scalars.read_scalar.eq(f.mul1_scalar), scalars.read_token.eq(word[S_WORDS - 1].token),
             scalars.scale_scalar.eq(f.scale_scalar), scalars.scale_token.eq(word[sinks.S_SCALE].token),
         ]
-        scalar = delay(m, scalars.read_data, 1)
         acc = Signal(data.ArrayLayout(self.i_matmul.p.acc.shape().elem_shape, self._lanes), reset_less=True)
         with m.If(self.i_matmul.ready):
             m.d.sync += acc.eq(self.i_matmul.p.acc)
         with m.Else():
             m.d.sync += acc.eq(self.i_attend.p.acc)
-        scale = delay(m, self.i_attend.p.scale, S_WORDS)
+        control = Signal(LaneControl, reset_less=True)
+        k1, k2 = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        scale = delay(m, self.i_attend.p.scale, S_WORDS - 1)
+        m.d.sync += [
+            *(control[name].eq(value) for name, value in lane_control(f).items()),
+            k2.eq(Mux(f.mul2 == Mul2.IMM, f.imm1, F32_ONE)),
+        ]
+        with m.Switch(f.mul1):
+            with m.Case(Mul1.SCALAR):
+                m.d.sync += k1.eq(scalars.read_data)
+            with m.Case(Mul1.IMM):
+                m.d.sync += k1.eq(f.imm0)
+            with m.Case(Mul1.STREAM):
+                m.d.sync += k1.eq(scale)
+            with m.Default():
+                m.d.sync += k1.eq(F32_ONE)
 
-        lanes = [Lane(odd=bool(lane % 2)) for lane in range(self._lanes)]
+        lanes = [Lane(odd=bool(lane % 2), turn=lane % SIGMOID_LANES) for lane in range(self._lanes)]
+        for first in range(0, self._lanes, SIGMOID_LANES):
+            group = lanes[first:first + SIGMOID_LANES]
+            sigmoid = m.submodules[f"sigmoid_{first // SIGMOID_LANES}"] = SharedSigmoid(lanes=len(group))
+            m.d.comb += sigmoid.start.eq(valid[S_M2 - 1])
+            for turn, lane in enumerate(group):
+                m.d.comb += [sigmoid.i[turn].eq(lane.m2), lane.sigmoid.eq(sigmoid.o[turn])]
         for number, lane in enumerate(lanes):
             m.submodules[f"lane_{number}"] = lane
             m.d.comb += [
-                lane.fields.eq(f), lane.acc.eq(acc[number]),
+                lane.control.eq(control), lane.acc.eq(acc[number]),
                 lane.x.eq(x_word[number]), lane.p.eq(p_word[number]), lane.p_pair.eq(p_word[number ^ 1]),
-                lane.scalar.eq(scalar), lane.scale.eq(scale),
+                lane.k1.eq(k1), lane.k2.eq(k2),
                 lane.a_pair.eq(lanes[number ^ 1].a),
                 lane.folding.eq(reducer.folding),
                 lane.add_a.eq(reducer.add_a[number]), lane.add_b.eq(reducer.add_b[number]),
                 reducer.y[number].eq(lane.y), sinks.y[number].eq(lane.y),
             ]
         m.d.comb += [
-            reducer.reduce.eq(f.reduce), reducer.read_valid.eq(valid[reducer.S_READ]),
+            reducer.reduce.eq(f.reduce), reducer.n_words.eq(f.n_words),
+            reducer.read_valid.eq(valid[reducer.S_READ]), reducer.read_last.eq(word[reducer.S_READ].last),
             reducer.y_valid.eq(valid[S_Y]), reducer.y_last.eq(word[S_Y].last),
             reducer.y_token.eq(word[S_Y].token),
             scalars.reduce.eq(f.reduce), scalars.imm0.eq(f.imm0), scalars.imm1.eq(f.imm1),

@@ -5,7 +5,7 @@ fields of the descriptor stand still while it runs, so only ``WordControl`` trav
 
 ::
 
-    stage   1        3          4      7    8      11      19    20     23   24      28     30
+    stage   1        3          4      7    8      11      23    24     27   28      33     35
             issue -> scratch -> M1 --> m1 > M2 --> m2 --> sig. > M3 --> m3 > ADD --> y ---> int8
                      words      regs        regs          Func   regs        regs    sink
 """
@@ -19,7 +19,9 @@ from ..arith.fmul import FMul
 from ..arith.func import Func
 
 __all__ = ["S_ISSUE", "S_WORDS", "S_MUL1", "S_M1", "S_MUL2", "S_M2", "S_SIGMOID", "S_MUL3", "S_M3", "S_ADD", "S_Y",
-           "S_INT", "SUM_SLOTS", "N_SCALARS", "WordControl", "delay", "fit"]
+           "S_INT", "SIGMOID_LANES", "SUM_SLOTS", "N_SCALARS", "WordControl", "delay", "fit"]
+
+SIGMOID_LANES = 4                   # lanes that share a sigmoid, and cycles from one word with a sigmoid to the next
 
 S_ISSUE = 1                         # addresses, word of the integer stream
 S_WORDS = S_ISSUE + 2               # words of X, P and the converted stream
@@ -27,7 +29,7 @@ S_MUL1 = S_WORDS + 1                # operands of the first multiplier
 S_M1 = S_MUL1 + FMul.LATENCY
 S_MUL2 = S_M1 + 1
 S_M2 = S_MUL2 + FMul.LATENCY
-S_SIGMOID = S_M2 + Func.LATENCY
+S_SIGMOID = S_M2 + 1 + Func.LATENCY + SIGMOID_LANES - 1
 S_MUL3 = S_SIGMOID + 1
 S_M3 = S_MUL3 + FMul.LATENCY
 S_ADD = S_M3 + 1

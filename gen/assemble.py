@@ -13,7 +13,7 @@ import numpy as np
 from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index
 
 from . import fit
-from .model import HEAD_PLANES, HeadPlan
+from .model import EXACT, HEAD_PLANES
 from .pack import matmul_beats, pack_matmul, to_planes
 from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
 from .program import Matrix, Placement, Table, compile_program
@@ -81,7 +81,7 @@ def assemble(model, accel, context=None, progress=None):
     return Assembled(header, payload.tobytes(), programs, placement)
 
 
-def place(layout, scales, *, embedding_rows=None, plan=HeadPlan()):
+def place(layout, scales, *, embedding_rows=None, plan=EXACT):
     """(Placement, bytes of the model window without programs, bytes of the cache window).
 
     ``scales`` gives, for every matrix of ``_shapes``, its scale as a float, or None where a table holds one a row.

@@ -67,7 +67,7 @@ def configs():
 @_config_option
 @click.option("--context", type=click.IntRange(min=1), help="Positions of the KV cache; default: what model and "
               "configuration allow.")
-@click.option("--head", type=click.Choice(HEADS), help="exact: all logits from rows of int8; ternary: from rows of few digit planes; "
+@click.option("--head", type=click.Choice(HEADS), help="exact: all logits from rows of int8; ternary: from few digit planes; "
               "shortlist: the best by those, scored again by rows of int8. "
               f"Default: shortlist from {fit.SHORTLIST_VOCAB} tokens on, else exact.")
 @click.option("--candidates", type=int, help="Candidates of the shortlist; default: 16, or what the configuration keeps.")

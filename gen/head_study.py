@@ -210,7 +210,7 @@ def table(studies):
 def main(arguments=None):
     """The command: measure, print, and with ``--write-docs`` write the block of the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stories", metavar="FILE", help="stories260K.bin of karpathy/tinyllamas; without it that part is left out")
+    parser.add_argument("--stories", metavar="FILE", help="stories260K.bin of karpathy/tinyllamas; left out without it")
     parser.add_argument("--write-docs", action="store_true", help=f"write the figures into {_PAGE.name}")
     chosen = parser.parse_args(arguments)
     real = [demo_study()] + ([stories_study(chosen.stories)] if chosen.stories else [])

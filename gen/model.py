@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
-__all__ = ["ACTS", "HEADS", "HEAD_PLANES", "MATRICES", "Checkpoint", "HeadPlan", "ModelConfig", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
+__all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "Checkpoint", "HeadPlan", "ModelConfig", "QHead",
+           "QLayer", "QMatrix", "QModel", "Trits"]
 
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -130,6 +131,9 @@ class HeadPlan:
         return HEAD_PLANES if self.kind == "exact" else self.planes
 
 
+EXACT = HeadPlan()
+
+
 @dataclass(frozen=True)
 class QHead:
     """value[r, c] = weights[r, c] * scale[r]."""
@@ -164,5 +168,5 @@ class QModel:
     final_norm: torch.Tensor               # (hidden,) float32
     head: QHead
     name: str = field(default="model")
-    plan: HeadPlan = HeadPlan()
+    plan: HeadPlan = EXACT
     coarse: QHead | None = None

@@ -17,7 +17,7 @@ from celosia.hw import isa
 from celosia.hw.formats import bits_of
 from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
 
-from .model import HeadPlan
+from .model import EXACT, HeadPlan
 from .place import Address, Layout
 from .scratch import Scratch, Tracker
 
@@ -64,7 +64,7 @@ class Placement:
     matrices: dict
     tables: dict
     cache: dict
-    plan: HeadPlan = HeadPlan()
+    plan: HeadPlan = EXACT
 
 
 @dataclass

@@ -10,7 +10,7 @@ Roundings are half to even. -121..121 is what five balanced ternary digits hold,
 
 import torch
 
-from .model import HEAD_PLANES, MATRICES, HeadPlan, QHead, QLayer, QMatrix, QModel, Trits
+from .model import EXACT, HEAD_PLANES, MATRICES, QHead, QLayer, QMatrix, QModel, Trits
 
 __all__ = ["HEAD_MAX", "coarse_head", "quantise", "quantise_head", "quantise_matrix"]
 
@@ -69,7 +69,7 @@ def _coarse_rows(rows, limit):
     return chosen.to(torch.int8), factor
 
 
-def quantise(checkpoint, plan=HeadPlan()):
+def quantise(checkpoint, plan=EXACT):
     """:class:`Checkpoint` to :class:`QModel`."""
     layers = [QLayer(**{name: quantise_matrix(value) if name in MATRICES else value for name, value in layer.items()})
               for layer in checkpoint.layers]

@@ -115,8 +115,8 @@ class Sink(enum.Enum, shape=unsigned(3)):
     K = 4     # key of token t; its scale is s[scale_scalar]
     V = 5     # value of token t; its scale is s[scale_scalar]; completes the record of the position
     TOPK = 6  # candidates for the head: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
-    RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k, where
-                 # n is its number; the other elements do not count
+    RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k,
+                 # where n is its number; the other elements do not count
 
 
 class Header(data.Struct):

@@ -65,7 +65,9 @@ class TopK(wiring.Component):
         Candidate by rank, best first; combinational; meaningless from ``count`` on. A NaN reads as 0x7FC00000.
     count : Out(range(top_k + 1))
 
-    While numbers are put aside, ``read_index`` is not heard. Paths: read_index to read_token and read_logit. Latency: top_k + 2 cycles.
+    While numbers are put aside, ``read_index`` is not heard.
+
+    Paths: read_index to read_token and read_logit. Latency: top_k + 2 cycles.
     """
 
     def __init__(self, *, vector_lanes, top_k, row_quantum):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from celosia.gen import fit, image
 from celosia.gen.assemble import assemble
 from celosia.gen.golden.model import GoldenModel
-from celosia.gen.model import HEADS, MATRICES, Checkpoint, HeadPlan, ModelConfig
+from celosia.gen.model import EXACT, HEADS, MATRICES, Checkpoint, ModelConfig
 from celosia.gen.place import rope_table
 from celosia.gen.quantise import quantise
 
@@ -45,7 +45,7 @@ def head_plans(draw, config, accel):
                          draw(st.integers(1, 3)))
 
 
-def random_image(config, accel, seed=0, context=32, plan=HeadPlan()):
+def random_image(config, accel, seed=0, context=32, plan=EXACT):
     """(image bytes, Assembled, quantised model)."""
     model = quantise(random_checkpoint(config, seed), plan)
     assembled = assemble(model, accel, context)

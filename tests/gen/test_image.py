@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import SMALL, model_configs, random_image
 
-from celosia.gen import image
+from celosia.gen import fit, image
 from celosia.gen.commands import pack, packer
 from celosia.gen.golden.machine import Machine
 from celosia.gen.manifest import build_manifest
+from celosia.gen.model import HeadPlan
 from celosia.gen.pack import unpack_matmul
 from celosia.gen.place import ALIGN_BYTES
 from celosia.host.image import Image
@@ -161,9 +163,34 @@ def test_pack_command(tree, tmp_path):
         assert words in result.output
 
 
+def test_pack_command_makes_any_head(tree, tmp_path):
+    sizes = {}
+    for head, planes in (("exact", 1), ("ternary", 1), ("ternary", 2), ("shortlist", 1)):
+        output = tmp_path / f"{head}{planes}.img"
+        result = CliRunner().invoke(pack, [str(tree / "models" / "demo"), "-o", str(output), "--context", "64", "--head", head,
+                                           "--candidates", "3", "--shortlist-planes", str(planes)])
+        assert result.exit_code == 0, result.output
+        header = Image.open(output).header
+        assert header["head"] == {"kind": head, "candidates": 3, "planes": planes}
+        sizes[head, planes] = {s["name"]: s["bytes"] for s in header["segments"] if s["name"] in ("coarse", "head")}
+    exact = sizes["exact", 1]["head"]
+    assert sizes["ternary", 1] == {"head": exact // 5} and sizes["ternary", 2] == {"head": 2 * exact // 5}
+    assert sizes["shortlist", 1] == {"coarse": exact // 5, "head": exact}
+
+
+def test_large_vocabularies_get_a_shortlist():
+    model = replace(SMALL, vocab_size=fit.SHORTLIST_VOCAB)
+    assert fit.head_plan(model, tiny) == HeadPlan("shortlist", 16, 1)
+    assert fit.head_plan(model, duo) == HeadPlan("shortlist", duo.top_k, 1)
+    assert fit.head_plan(SMALL, tiny).kind == "exact"
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     (["nowhere"], "A checkpoint must be a directory with a config.json"),
     (["{demo}", "--config", "huge"], "Configuration must be one of tiny, duo, kv260, not 'huge'"),
+    (["{demo}", "--head", "shortlist", "--candidates", "17"], "A shortlist must have at most 16 candidates for a vocabulary"),
+    (["{demo}", "--head", "shortlist", "--candidates", "0"], "The candidates of a shortlist must be at least 1, not 0"),
+    (["{demo}", "--head", "ternary", "--shortlist-planes", "5"], "The planes of a shortlist must be 1 to 4, not 5"),
     (["{demo}", "--context", "100000"], "Context must be 1 to 512 positions for this model, not 100000"),
 ])
 def test_pack_command_refuses_in_one_sentence(tree, tmp_path, arguments, sentence):

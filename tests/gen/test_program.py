@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_models import SMALL, head_plans, model_configs, random_image
 
 from celosia.gen import program as compiler
-from celosia.gen.model import HeadPlan, ModelConfig
+from celosia.gen.model import EXACT, HeadPlan, ModelConfig
 from celosia.gen.program import check_shortlist, check_streams, gathers
 from celosia.gen.scratch import UNITS, Scratch, Tracker, accesses
 from celosia.hw import isa
@@ -17,7 +17,7 @@ from celosia.hw.configs import duo, kv260, tiny
 from celosia.hw.isa import Index, Opcode, Sink, Source
 
 
-def programs(config, accel, plan=HeadPlan()):
+def programs(config, accel, plan=EXACT):
     return random_image(config, accel, plan=plan)[1].programs
 
 

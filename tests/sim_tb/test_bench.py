@@ -57,7 +57,7 @@ def test_command_prints_json():
 @pytest.mark.parametrize("options, sentence", [
     ({"layers": 1}, "Layers must be 2 to 4, not 1"), ({"layers": 5}, "Layers must be 2 to 4, not 5"),
     ({"tokens": 0}, "Tokens must be at least 1"), ({"context": 256}, "must fit 256 positions, not 257"),
-    ({"head": "int8", "check": False}, "Head must be one of exact, ternary, not 'int8'")])
+    ({"head": "int8", "check": False}, "Head must be one of exact, ternary, shortlist, not 'int8'")])
 def test_bad_sizes_have_their_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         benches.bench("tiny", SMALL, **options)

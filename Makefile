@@ -3,13 +3,14 @@
 #   make [verilog] CONFIG=kv260     Verilog of a configuration, in build/verilog/<config>
 #   make demo                       text from the simulated accelerator, checked against the golden model
 #   make test                       all tests but the slow ones        make test-all    all tests
-#   make sim                        the cocotb benches only            make bench       measured figures
+#   make sim                        the cocotb benches only            make bench       measured figures (BENCH=--full)
 #   make lint                       ruff                               make clean       forget everything built
 
 CONFIG ?= kv260
 PROMPT ?= The people of the United States
 TOKENS ?= 96
 JOBS   ?= 2
+BENCH  ?=
 
 STAMP   := .venv/ready-$(shell cat requirements.lock pyproject.toml setup.py tools/setup.sh | sha256sum | cut -c1-16)
 PYTEST  := .venv/bin/python -m pytest -q -n $(JOBS)
@@ -37,7 +38,9 @@ sim: $(STAMP)
 	$(PYTEST) -m sim
 
 bench: $(STAMP)
-	.venv/bin/python -m celosia.sim_tb.performance
+	.venv/bin/python -m celosia.sim_tb.performance --jobs $(JOBS) $(BENCH)
+	$(CELOSIA) resources --config tiny --write-docs
+	$(CELOSIA) resources --config kv260 --write-docs
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -6,21 +6,20 @@ The payload is the model window: what the accelerator reads, in the order in whi
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index
 
 from . import fit
+from .model import HEAD_PLANES, HeadPlan
 from .pack import matmul_beats, pack_matmul, to_planes
 from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
 from .program import Matrix, Placement, Table, compile_program
 from .quantise import HEAD_MAX
 
-__all__ = ["HEAD_PLANES", "Assembled", "assemble", "place"]
-
-HEAD_PLANES = 5
+__all__ = ["Assembled", "assemble", "place"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,9 @@ def assemble(model, accel, context=None, progress=None):
     context = fit.default_context(model.config, accel) if context is None else context
     layout = Layout(model.config, accel, context)
     sources = _sources(model, layout)
+    fit.require_head(model.config, accel, model.plan)
     placement, size, cache_bytes = place(layout, {name: source.scale for name, source in sources.items()
-                                                  if isinstance(source, _MatrixSource)})
+                                                  if isinstance(source, _MatrixSource)}, plan=model.plan)
     programs = {name: compile_program(placement, head=name == "decode") for name in ("decode", "prefill")}
     fit.require(layout, programs)
 
@@ -60,7 +60,8 @@ def assemble(model, accel, context=None, progress=None):
 
     for name, source in sources.items():
         if isinstance(source, _MatrixSource):
-            put(name, placement.matrices[name].address, pack_matmul(source.planes(), accel))
+            matrix = placement.matrices[name]
+            put(name, matrix.address, pack_matmul(source.planes(), accel, accel.row_quantum if matrix.gathered else None))
         else:
             put(name, placement.tables[name].address, split_rows(source(), accel))
     listed = {}
@@ -73,40 +74,41 @@ def assemble(model, accel, context=None, progress=None):
     header = {
         "isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": model.name,
         "model": model.config.to_json(), "vocab": model.config.vocab_size, "context": context,
-        "tokenizer": "bytes" if model.config.vocab_size == 256 else "none",
+        "tokenizer": "bytes" if model.config.vocab_size == 256 else "none", "head": asdict(model.plan),
         "payload_bytes": len(payload), "cache_bytes": cache_bytes,
         "cache": {"record_bytes": layout.record_bytes, "head_pad": layout.head_pad},
         "segments": segments, "programs": listed}
     return Assembled(header, payload.tobytes(), programs, placement)
 
 
-def place(layout, scales, *, embedding_rows=None, head_planes=HEAD_PLANES):
+def place(layout, scales, *, embedding_rows=None, plan=HeadPlan()):
     """(Placement, bytes of the model window without programs, bytes of the cache window).
 
     ``scales`` gives, for every matrix of ``_shapes``, its scale as a float, or None where a table holds one a row.
-    ``embedding_rows`` leaves out the rows of the embedding from there on.
+    ``plan`` says which matrices the head has. ``embedding_rows`` leaves out the rows of the embedding from there on.
     """
     accel, lanes_bytes = layout.accel, 4 * layout.accel.vector_lanes
     space = Space(accel.n_ports)
     matrices, tables = {}, {}
-    for name, shape in _shapes(layout, embedding_rows, head_planes).items():
+    for name, shape in _shapes(layout, embedding_rows, plan).items():
+        gathered = plan.kind == "shortlist" and name in ("head", "head.scales")
         if len(shape) == 3:
             planes, rows, columns = shape
             beats = matmul_beats(planes, rows, columns, accel)
             matrices[name] = Matrix(space.take(beats * accel.port_bytes), layout.rows(rows), layout.columns(columns), planes,
-                                    scales[name])
+                                    scales[name], gathered)
         elif not name.endswith(".scales") or scales[name.removesuffix(".scales")] is None:
             n_rows, n_words = shape
             stride = n_words * lanes_bytes // accel.n_ports
-            index = {"embedding": Index.TOKEN, "rope": Index.POSITION}.get(name, Index.NONE)
+            index = {"embedding": Index.TOKEN, "rope": Index.POSITION}.get(name, Index.CANDIDATE if gathered else Index.NONE)
             tables[name] = Table(space.take(n_rows * stride, stride), n_words, index)
     cache, cache_bytes = layout.cache()
-    return Placement(layout, matrices, tables, cache), space.size, cache_bytes
+    return Placement(layout, matrices, tables, cache, plan), space.size, cache_bytes
 
 
-def _shapes(layout, embedding_rows, head_planes):
+def _shapes(layout, embedding_rows, plan):
     """All that lies in the model window, in order: tables (rows, words), matrices (planes, rows, columns)."""
-    model, words = layout.model, layout.words
+    model, accel, words = layout.model, layout.accel, layout.words
     shapes = {"embedding": (embedding_rows or model.vocab_size, words(layout.hidden_rows)),
               "rope": (layout.context, layout.head_words)}
 
@@ -128,7 +130,12 @@ def _shapes(layout, embedding_rows, head_planes):
             shapes[f"layer{i}.ffn_sub_norm"] = (1, words(layout.ffn_rows))
         matrix(f"layer{i}.down", 1, layout.hidden_rows, model.ffn_size)
     shapes["final_norm"] = (1, words(layout.hidden_rows))
-    matrix("head", head_planes, layout.vocab_rows, model.hidden_size)
+    if plan.kind == "shortlist":
+        matrix("coarse", plan.planes, layout.vocab_rows, model.hidden_size)
+        shapes["head.scales"] = layout.vocab_rows // accel.row_quantum, words(accel.row_quantum)
+        shapes["head"] = HEAD_PLANES, layout.vocab_rows, model.hidden_size
+    else:
+        matrix("head", plan.streamed_planes, layout.vocab_rows, model.hidden_size)
     return shapes
 
 
@@ -146,10 +153,10 @@ def _sources(model, layout):
     """{name: matrix source, or a function that gives a table's rows float32}, in the order of ``_shapes``."""
     sources, pad = {}, layout.pad
 
-    def matrix(name, planes, scales):
+    def matrix(name, planes, scales, row_elements=None):
         source = _MatrixSource(planes, scales)
         if source.scale is None:
-            sources[f"{name}.scales"] = lambda: scales[None].numpy()
+            sources[f"{name}.scales"] = lambda: scales.view(-1, row_elements or len(scales)).numpy()
         sources[name] = source
 
     def gain(name, values, size):
@@ -177,8 +184,16 @@ def _sources(model, layout):
         ternary(f"layer{i}.down", layer.down, layout.hidden_rows)
     gain("final_norm", model.final_norm, layout.hidden_rows)
     assert int(model.head.weights.abs().max()) <= HEAD_MAX, "head weights must be five balanced ternary digits"
-    matrix("head", lambda: to_planes(pad(model.head.weights, layout.vocab_rows, model.config.hidden_size).numpy(),
-                                     HEAD_PLANES), pad(model.head.scale, layout.vocab_rows))
+
+    def head(name, rows, planes, row_elements=None):
+        matrix(name, lambda: to_planes(pad(rows.weights, layout.vocab_rows, model.config.hidden_size).numpy(), planes),
+               pad(rows.scale, layout.vocab_rows), row_elements)
+
+    if model.plan.kind == "shortlist":
+        head("coarse", model.coarse, model.plan.planes)
+        head("head", model.head, HEAD_PLANES, layout.accel.row_quantum)
+    else:
+        head("head", model.coarse or model.head, model.plan.streamed_planes)
     return sources
 
 

@@ -12,9 +12,10 @@ from tqdm import tqdm
 from celosia.hw.configs import CONFIGS
 from celosia.hw.isa import Opcode
 
-from . import checkpoint, image
+from . import checkpoint, fit, image
 from .assemble import assemble
 from .manifest import build_manifest
+from .model import HEADS
 from .quantise import quantise
 from .verilog import accelerator
 
@@ -38,7 +39,8 @@ def packer(model, config_name, context=None, progress=None):
     if not path.is_dir():
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
         raise ValueError(f"Model must be a checkpoint folder or one of {shipped}, not {model!r}")
-    assembled = assemble(quantise(checkpoint.load(path)), config, context, progress)
+    loaded = checkpoint.load(path)
+    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config)), config, context, progress)
     return _encoded(assembled)
 
 
@@ -65,11 +67,18 @@ def configs():
 @_config_option
 @click.option("--context", type=click.IntRange(min=1), help="Positions of the KV cache; default: what model and "
               "configuration allow.")
-def pack(checkpoint_path, output, config_name, context):
+@click.option("--head", type=click.Choice(HEADS), help="exact: all logits from rows of int8; ternary: from rows of few digit planes; "
+              "shortlist: the best by those, scored again by rows of int8. "
+              f"Default: shortlist from {fit.SHORTLIST_VOCAB} tokens on, else exact.")
+@click.option("--candidates", type=int, help="Candidates of the shortlist; default: 16, or what the configuration keeps.")
+@click.option("--shortlist-planes", "planes", default=1, show_default=True,
+              help="Digit planes of the rows that make the shortlist (or the ternary head).")
+def pack(checkpoint_path, output, config_name, context, head, candidates, planes):
     """Pack a checkpoint into an image for a configuration."""
     try:
         config = _config(config_name)
-        model = quantise(checkpoint.load(checkpoint_path))
+        loaded = checkpoint.load(checkpoint_path)
+        model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, planes))
         with tqdm(desc="packing", unit="segment", leave=False) as bar:
             def progress(name, total):
                 bar.total = total

@@ -2,7 +2,11 @@
 
 from celosia.hw.isa import Vector
 
-__all__ = ["DoesNotFit", "check", "default_context", "require"]
+from .model import HeadPlan
+
+__all__ = ["SHORTLIST_VOCAB", "DoesNotFit", "check", "default_context", "head_plan", "require", "require_head"]
+
+SHORTLIST_VOCAB = 4096  # tokens from which a shortlist is the default: docs/head.md
 
 
 class DoesNotFit(ValueError):
@@ -48,6 +52,22 @@ def check(layout, programs=None):
                 problems.append(f"program {name} needs {needed} words of {scratch} scratch ({held}), "
                                 f"configuration {accel.name} has {has}")
     return problems
+
+
+def head_plan(model, accel, kind=None, candidates=None, planes=1):
+    """A :class:`HeadPlan`: by default a shortlist for large vocabularies, of as many candidates as ``accel`` keeps, up to 16."""
+    kind = kind or ("shortlist" if model.vocab_size >= SHORTLIST_VOCAB else "exact")
+    plan = HeadPlan(kind, min(16, accel.top_k, model.vocab_size) if candidates is None else candidates, planes)
+    require_head(model, accel, plan)
+    return plan
+
+
+def require_head(model, accel, plan):
+    """Raise ValueError unless the shortlist of ``plan`` is within vocabulary and configuration."""
+    most = min(model.vocab_size, accel.top_k)
+    if plan.kind == "shortlist" and plan.candidates > most:
+        raise ValueError(f"A shortlist must have at most {most} candidates for a vocabulary of {model.vocab_size} on configuration "
+                         f"{accel.name}, not {plan.candidates}")
 
 
 def require(layout, programs=None):

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
-__all__ = ["ACTS", "MATRICES", "Checkpoint", "ModelConfig", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
+__all__ = ["ACTS", "HEADS", "HEAD_PLANES", "MATRICES", "Checkpoint", "HeadPlan", "ModelConfig", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
 
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+HEADS = ("exact", "ternary", "shortlist")
+HEAD_PLANES = 5         # digit planes of exact rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +105,35 @@ class QMatrix:
 
 
 @dataclass(frozen=True)
+class HeadPlan:
+    """How candidates are found. ValueError with one sentence when there is no such way.
+
+    exact      all logits from rows of int8 (five digit planes)
+    ternary    all logits from rows of ``planes`` digit planes
+    shortlist  the best ``candidates`` by rows of ``planes`` digit planes; their logits from rows of int8
+    """
+    kind: str = "exact"
+    candidates: int = 16
+    planes: int = 1
+
+    def __post_init__(self):
+        if self.kind not in HEADS:
+            raise ValueError(f"Head must be one of {', '.join(HEADS)}, not {self.kind!r}")
+        if self.candidates < 1:
+            raise ValueError(f"The candidates of a shortlist must be at least 1, not {self.candidates}")
+        if not 1 <= self.planes < HEAD_PLANES:
+            raise ValueError(f"The planes of a shortlist must be 1 to {HEAD_PLANES - 1}, not {self.planes}")
+
+    @property
+    def streamed_planes(self):
+        """Digit planes of the rows that are read for every token."""
+        return HEAD_PLANES if self.kind == "exact" else self.planes
+
+
+@dataclass(frozen=True)
 class QHead:
     """value[r, c] = weights[r, c] * scale[r]."""
-    weights: torch.Tensor   # (vocab, hidden) int8 in -121..121
+    weights: torch.Tensor   # (vocab, hidden) int8 in -121..121, or what fewer digit planes hold
     scale: torch.Tensor     # (vocab,) float32
 
 
@@ -126,10 +154,15 @@ class QLayer:
 
 @dataclass(frozen=True)
 class QModel:
-    """The quantised decoder: what the image holds and the golden model computes with."""
+    """The quantised decoder: what the image holds and the golden model computes with.
+
+    ``head`` has the exact rows, ``coarse`` those of ``plan.planes`` digit planes where the plan needs them.
+    """
     config: ModelConfig
     embedding: torch.Tensor                # (vocab, hidden) float32
     layers: list[QLayer]
     final_norm: torch.Tensor               # (hidden,) float32
     head: QHead
     name: str = field(default="model")
+    plan: HeadPlan = HeadPlan()
+    coarse: QHead | None = None

@@ -76,7 +76,8 @@ def _second_outputs(cells):
     """LUT cells that are the second output of the LUT of another cell, where the part leaves no choice.
 
     A bit of a carry chain takes DI from the second output (O5) of the LUT that drives S: the two are one LUT when they
-    have at most five inputs together and nothing else reads DI. And a LUT holds two shift registers of 16 bits that have
+    have at most five inputs together and nothing else reads DI. The LUT of S itself may: it is then the same function of
+    the inputs of both. And a LUT holds two shift registers of 16 bits that have
     address, enable and clock in common.  (AMD UG574, chapters CLB slice resources: carry logic, shift registers.)
     """
     drivers, readers = {}, Counter()
@@ -93,7 +94,8 @@ def _second_outputs(cells):
     for kind, pins, _ in cells:
         if kind == "CARRY4":
             second += sum(
-                di != s and di in drivers and s in drivers and readers[di] == 1 and len(drivers[di] | drivers[s]) <= 5
+                di != s and di in drivers and s in drivers and readers[di] == 1 + (di in drivers[s])
+                and len(drivers[di] | drivers[s] - {di}) <= 5
                 for di, s in zip(pins["DI"], pins["S"]))
     return second
 

@@ -9,6 +9,8 @@ i // (C / 5), columns 5 (i % (C / 5)) .. + 4, and belongs to port i // port_byte
 
     row block (max_row_groups * R rows), plane (most significant first), column block (C columns), row group (R rows)
 
+A matrix of which single rows are gathered has row blocks of ``config.row_quantum`` rows instead (``block_rows``).
+
 Rows are padded to a multiple of ``config.row_quantum`` and columns to a multiple of C, with trits of value 0; a byte of
 padding is 121. Whole row blocks are contiguous on every port: a matrix that is too large to hold may be packed in
 pieces of ``config.row_block_rows`` rows, and the pieces of each port joined.
@@ -90,8 +92,9 @@ def matmul_beats(n_planes, n_rows, n_columns, config):
     return n_planes * (rows // config.engine_rows) * (columns // config.columns)
 
 
-def pack_matmul(planes, config):    # (k, N, K) trits -> list of n_ports arrays (beats * port_bytes,) uint8
-    """The bytes of every port for one matrix."""
+def pack_matmul(planes, config, block_rows=None):   # (k, N, K) trits -> list of n_ports arrays (beats * port_bytes,) uint8
+    """The bytes of every port for one matrix, in row blocks of ``block_rows`` (by default ``config.row_block_rows``)."""
+    most_rows = block_rows or config.row_block_rows
     planes = np.asarray(planes)
     if planes.ndim != 3:
         raise ValueError(f"Planes must be of shape (k, N, K), not {planes.shape}")
@@ -100,8 +103,8 @@ def pack_matmul(planes, config):    # (k, N, K) trits -> list of n_ports arrays 
     n_beats = matmul_beats(n_planes, n_rows, n_columns, config)
     ports = np.empty((config.n_ports, n_beats, config.port_bytes), np.uint8)
     beat = 0
-    for top in range(0, rows, config.row_block_rows):
-        block_rows = min(config.row_block_rows, rows - top)
+    for top in range(0, rows, most_rows):
+        block_rows = min(most_rows, rows - top)
         block = np.zeros((n_planes, block_rows, columns), np.int8)
         real_rows = min(block_rows, n_rows - top)
         block[:, :real_rows, :n_columns] = planes[:, top:top + real_rows]

@@ -17,10 +17,11 @@ from celosia.hw import isa
 from celosia.hw.formats import bits_of
 from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
 
+from .model import HeadPlan
 from .place import Address, Layout
 from .scratch import Scratch, Tracker
 
-__all__ = ["Matrix", "Placement", "Program", "Step", "Table", "compile_program"]
+__all__ = ["Matrix", "Placement", "Program", "Step", "Table", "compile_program", "gathers"]
 
 LOOK_AHEAD = 2      # tables that are loaded before the one in use is done with
 HEAD_SHARE = 4      # the row scales of a piece of the head take at most this part of P
@@ -28,29 +29,42 @@ HEAD_SHARE = 4      # the row scales of a piece of the head take at most this pa
 
 @dataclass(frozen=True)
 class Matrix:
-    """A packed matrix in the model window. ``scale`` is one binary32 for all rows, or None where a table holds them."""
+    """A packed matrix in the model window. ``scale`` is one binary32 for all rows, or None where a table holds them; with
+    ``gathered`` it is packed in row blocks of ``row_quantum`` rows, of which a program reads those of its shortlist."""
     address: Address
     rows: int
     columns: int
     planes: int
     scale: float | None
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of binary32 words in the model window; ``index`` selects the row, ``n_words`` is its length."""
+    """Rows of binary32 words in the model window; ``index`` selects the row, ``n_words`` is its length; with index CANDIDATE
+    ``rank`` says of which candidate."""
     address: Address
     n_words: int
     index: Index = Index.NONE
+    rank: int = 0
+
+    @property
+    def per_token(self):
+        """Whether every token lane has a row of its own in P."""
+        return self.index in (Index.TOKEN, Index.POSITION)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the compiler finds things, by name: matrices, tables, cache regions by (layer, KV head)."""
+    """Where the compiler finds things, by name: matrices, tables, cache regions by (layer, KV head).
+
+    Matrix ``head`` is that of the logits. With a shortlist it is gathered, and matrix ``coarse`` makes the shortlist.
+    """
     layout: Layout
     matrices: dict
     tables: dict
     cache: dict
+    plan: HeadPlan = HeadPlan()
 
 
 @dataclass
@@ -85,7 +99,7 @@ class Program:
 
 def compile_program(placement, *, head, name=None):
     """Compile ``decode`` (with ``head``) or ``prefill`` (without)."""
-    placement, pieces = _split_head(placement)
+    placement, pieces = _split_head(_with_ranks(placement))
     schedule = _Schedule(placement, pieces if head else None)
     schedule.run()
     steps, p_scratch = _insert_loads(schedule.steps, placement)
@@ -93,24 +107,38 @@ def compile_program(placement, *, head, name=None):
     for step in steps:
         step.waits = tracker.issue(step.opcode, step.fields)
     check_streams(steps)
+    check_shortlist(steps)
     return Program(name or ("decode" if head else "prefill"), steps, schedule.x.peak, p_scratch.peak,
                    {"X": schedule.x.held, "P": p_scratch.held})
 
 
+def _with_ranks(placement):
+    """The placement with a matrix and a table for each rank of the shortlist: ``head.0``, ``head.0.scales``, ..."""
+    matrix, scales = placement.matrices["head"], placement.tables.get("head.scales")
+    if not matrix.gathered:
+        return placement
+    ranks = range(placement.plan.candidates)
+    piece = replace(matrix, rows=placement.layout.accel.row_quantum)
+    tables = {f"head.{rank}.scales": replace(scales, rank=rank) for rank in ranks if scales is not None}
+    return replace(placement, matrices=placement.matrices | {f"head.{rank}": piece for rank in ranks},
+                   tables=placement.tables | tables)
+
+
 def _split_head(placement):
-    """The head as pieces of whole row blocks whose row scales fit a share of P: (placement that knows the pieces,
-    [(piece, its first word)]). A head that fits, or has one scale for all rows, is one piece."""
-    accel, matrix = placement.layout.accel, placement.matrices["head"]
+    """The matrix that is read for every token as pieces of whole row blocks whose row scales fit a share of P: (placement that
+    knows the pieces, [(piece, its first word)]). A matrix that fits, or has one scale for all rows, is one piece."""
+    whole = "coarse" if placement.matrices["head"].gathered else "head"
+    accel, matrix = placement.layout.accel, placement.matrices[whole]
     block_words = placement.layout.words(accel.row_block_rows)
     piece_rows = max(1, accel.p_words // HEAD_SHARE // block_words) * accel.row_block_rows
     if matrix.scale is not None or matrix.rows <= piece_rows:
-        return placement, [("head", 0)]
+        return placement, [(whole, 0)]
     row_bytes = matrix.columns // accel.columns * matrix.planes * accel.port_bytes // accel.engine_rows     # on a port
     word_bytes = 4 * accel.vector_lanes // accel.n_ports
-    scales = placement.tables["head.scales"]
+    scales = placement.tables[f"{whole}.scales"]
     matrices, tables, pieces = dict(placement.matrices), dict(placement.tables), []
     for first in range(0, matrix.rows, piece_rows):
-        name, rows = f"head{first // piece_rows}", min(piece_rows, matrix.rows - first)
+        name, rows = f"{whole}{first // piece_rows}", min(piece_rows, matrix.rows - first)
         words = placement.layout.words(first), placement.layout.words(rows)
         matrices[name] = replace(matrix, rows=rows, address=_later(matrix.address, first * row_bytes))
         tables[f"{name}.scales"] = replace(scales, n_words=words[1], address=_later(scales.address, words[0] * word_bytes))
@@ -158,13 +186,13 @@ class _Schedule:
         self.steps.append(Step(Opcode.VECTOR, default | {"n_words": n_words, "block_words": block_words} | fields, label,
                                table, producer))
 
-    def matmul(self, name, tokens=Tokens.ALL):
-        """One MATMUL step on the bank that was quantised last."""
+    def matmul(self, name, tokens=Tokens.ALL, rank=None):
+        """One MATMUL step on the bank that was quantised last; ``rank`` is that of the candidate whose rows it reads."""
         matrix = self.place.matrices[name]
         step = Step(Opcode.MATMUL, dict(
             addr=matrix.address.offset, port_stride=matrix.address.port_stride,
             n_row_groups=matrix.rows // self.accel.engine_rows, n_col_blocks=matrix.columns // self.accel.columns,
-            planes=matrix.planes, bank=self._act_bank, tokens=tokens), name)
+            planes=matrix.planes, bank=self._act_bank, tokens=tokens, gather=int(matrix.gathered), rank=rank or 0), name)
         self.steps.append(step)
         return step
 
@@ -243,7 +271,15 @@ class _Schedule:
             for piece, first_word in self.head:
                 self.dequantise(self.matmul(piece, Tokens.LAST), tokens=Tokens.LAST, sink=Sink.TOPK, d_base=first_word,
                                 imm0=model.vocab_size)
+            if self.place.matrices["head"].gathered:
+                self.rescore()
         self.steps.append(Step(Opcode.END, {}, "end"))
+
+    def rescore(self):
+        """The exact logit of each candidate of the shortlist."""
+        for rank in range(self.place.plan.candidates):
+            self.dequantise(self.matmul(f"head.{rank}", Tokens.LAST, rank), tokens=Tokens.LAST, sink=Sink.RESCORE,
+                            d_base=rank * self.layout.words(self.accel.row_quantum))
 
     def attention(self, layer):
         """All KV heads. While head h is attended to, the matrix of head h + 1 is in the engine and then its queries, key and
@@ -329,7 +365,8 @@ def _insert_loads(steps, placement):
     """Put a LOAD for every table into the program, LOOK_AHEAD tables early where P has room. Returns steps and scratch.
 
     A table that is used before some stream is drained must be loaded before the step that fills the stream (see
-    ``check_streams``): that step is where it is needed at the latest.
+    ``check_streams``): that step is where it is needed at the latest. A row of the shortlist is not loaded before all candidates
+    have come.
     """
     lanes, scratch = placement.layout.accel.token_lanes, Scratch(placement.layout.accel.p_words, rotate=True)
     first, last = {}, {}
@@ -344,16 +381,17 @@ def _insert_loads(steps, placement):
         if steps[i].table is not None:
             due[steps[i].table] = earliest
     waiting = deque(sorted(first, key=lambda name: (due[name], first[name])))
+    shortlisted = max((i + 1 for i, step in enumerate(steps) if step.fields.get("sink") is Sink.TOPK), default=0)
     in_use, out = [], []
 
     def load():
         name = waiting.popleft()
         table = placement.tables[name]
-        indexed = table.index is not Index.NONE
-        base = scratch.take(name, table.n_words * (lanes if indexed else 1))
+        base = scratch.take(name, table.n_words * (lanes if table.per_token else 1))
         out.append(Step(Opcode.LOAD, dict(
             addr=table.address.offset, port_stride=table.address.port_stride, index_stride=table.address.index_stride,
-            index=table.index, n_words=table.n_words, d_base=base, d_stride=table.n_words if indexed else 0), name))
+            index=table.index, n_words=table.n_words, d_base=base, d_stride=table.n_words if table.per_token else 0,
+            rank=table.rank), name))
         in_use.append(name)
 
     for i, step in enumerate(steps):
@@ -361,7 +399,9 @@ def _insert_loads(steps, placement):
             load()
         while waiting and sum(first[name] > i for name in in_use) < LOOK_AHEAD:
             table = placement.tables[waiting[0]]
-            if not scratch.fits(table.n_words * (1 if table.index is Index.NONE else lanes)):
+            if not scratch.fits(table.n_words * (lanes if table.per_token else 1)):
+                break
+            if table.index is Index.CANDIDATE and i < shortlisted:
                 break
             load()
         if step.table is not None:
@@ -395,6 +435,23 @@ def check_streams(steps):
                 raise ValueError(f"Step {i} ({step.label}) needs data from behind step {source} ({steps[source].label}), "
                                  f"which is drained by step {drains[source]} only")
         open_streams = [source for source in open_streams if drains[source] > i]
+
+
+def gathers(opcode, fields):
+    """Whether a descriptor reads by the number of a candidate."""
+    return opcode is Opcode.LOAD and fields["index"] is Index.CANDIDATE or opcode is Opcode.MATMUL and bool(fields["gather"])
+
+
+def check_shortlist(steps):
+    """Raise ValueError unless the program waits for its shortlist where it can: with no stream open (see ``hw.isa``)."""
+    drains, ended, open_until = _drains(steps), False, -1
+    for i, step in enumerate(steps):
+        if gathers(step.opcode, step.fields) and not ended:
+            if i <= open_until:
+                raise ValueError(f"Step {i} ({step.label}) ends the shortlist while a stream waits for step {open_until}")
+            ended = True
+        open_until = max(open_until, drains.get(i, -1))
+        ended = ended and step.fields.get("sink") is not Sink.TOPK
 
 
 def _line(i, step):

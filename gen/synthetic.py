@@ -7,7 +7,7 @@ Weights are random trits, so that a product of n columns grows by sqrt(2 n / 3);
 embedding only the first ``EMBEDDING_ROWS`` rows exist: token ids of a run must lie below.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -19,10 +19,9 @@ from .pack import ZERO_BYTE
 from .place import ALIGN_BYTES, ROWS_BYTES, Layout, apart, pad_to, rope_table
 from .program import compile_program
 
-__all__ = ["EMBEDDING_ROWS", "HEADS", "Synthetic", "fill_cache", "synthetic"]
+__all__ = ["EMBEDDING_ROWS", "Synthetic", "fill_cache", "synthetic"]
 
 EMBEDDING_ROWS = 64
-HEADS = {"exact": 5, "ternary": 1}      # digit planes
 READ_BYTES = 8 << 20                    # what the program ``read`` reads, at most
 
 
@@ -42,10 +41,9 @@ def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1):
 
     Raises :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small.
     """
-    if head not in HEADS:
-        raise ValueError(f"Head must be one of {', '.join(HEADS)}, not {head!r}")
+    plan = fit.head_plan(model, accel, head)
     layout = Layout(model, accel, context)
-    placement, size, cache_bytes = place(layout, _Scales(layout), embedding_rows=EMBEDDING_ROWS, head_planes=HEADS[head])
+    placement, size, cache_bytes = place(layout, _Scales(layout), embedding_rows=EMBEDDING_ROWS, plan=plan)
     one_layer = replace(placement, layout=replace(layout, model=replace(model, n_layers=1)))
     programs = {"decode": compile_program(placement, head=True), "prefill": compile_program(placement, head=False),
                 "first_layer": compile_program(one_layer, head=False)}
@@ -66,7 +64,7 @@ def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1):
         listed[key] = {"offset": size, "count": len(text) // DESCRIPTOR_BYTES}
         size += pad_to(len(text), ALIGN_BYTES)
     header = {"isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": name,
-              "model": model.to_json(), "vocab": EMBEDDING_ROWS, "context": context, "tokenizer": "none",
+              "model": model.to_json(), "vocab": EMBEDDING_ROWS, "context": context, "tokenizer": "none", "head": asdict(plan),
               "payload_bytes": len(payload), "cache_bytes": cache_bytes, "programs": listed}
     return Synthetic(header, payload, placement, programs, read_bytes)
 
@@ -94,7 +92,7 @@ class _Scales:
         self._columns = _columns(layout)
 
     def __getitem__(self, name):
-        return None if "qkv" in name or name == "head" else _scale(self._columns(name))
+        return None if "qkv" in name or name in ("coarse", "head") else _scale(self._columns(name))
 
 
 def _scale(n_columns):
@@ -115,8 +113,10 @@ def _rows(name, table, layout, rng):
     rows = np.zeros((EMBEDDING_ROWS if table.index is Index.TOKEN else 1, width), np.float32)
     if name == "embedding":
         rows[:, :model.hidden_size] = rng.standard_normal((len(rows), model.hidden_size))
+    elif table.index is Index.CANDIDATE:
+        rows = _scale(model.hidden_size) * rng.uniform(0.9, 1.1, (layout.vocab_rows // layout.accel.row_quantum, width))
     elif name.endswith(".scales"):
-        real = model.vocab_size if name == "head.scales" else (model.group + 2) * layout.head_pad
+        real = (model.group + 2) * layout.head_pad if "qkv" in name else model.vocab_size
         rows[:, :real] = _scale(model.hidden_size) * rng.uniform(0.9, 1.1, real)
         if "qkv" in name:       # padding of a head
             rows[0, :real].reshape(-1, layout.head_pad)[:, model.head_dim:] = 0
@@ -135,13 +135,14 @@ def _put(payload, address, ports):
 
 def _fill_matrix(payload, matrix, n_columns, accel, rng):
     """Random trits, zero in the columns that are padding. Byte order: ``pack``."""
+    most_groups = (accel.row_quantum if matrix.gathered else accel.row_block_rows) // accel.engine_rows
     groups, blocks, row_bytes = matrix.rows // accel.engine_rows, matrix.columns // accel.columns, accel.columns // 5
     ports = [payload[matrix.address.offset + p * matrix.address.port_stride:][:matrix.address.port_bytes]
              .reshape(-1, accel.port_bytes) for p in range(accel.n_ports)]
     padding = (blocks - 1) * accel.columns + 5 * np.arange(row_bytes) + 5 > n_columns      # in the last column block
     beat = 0
-    for first in range(0, groups, accel.max_row_groups):
-        shape = matrix.planes, blocks, min(accel.max_row_groups, groups - first), accel.engine_rows, row_bytes
+    for first in range(0, groups, most_groups):
+        shape = matrix.planes, blocks, min(most_groups, groups - first), accel.engine_rows, row_bytes
         block = rng.integers(0, 243, shape, np.uint8)
         np.copyto(block[:, -1], ZERO_BYTE, where=padding)
         beats = block.reshape(-1, accel.n_ports, accel.port_bytes)

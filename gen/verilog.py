@@ -24,6 +24,9 @@ __all__ = ["accelerator", "emit", "repeated_modules", "share_modules"]
 
 # An identifier: escaped ones begin with a backslash and end with a space.
 _IDENTIFIER = re.compile(r"\\\S+ ?|[A-Za-z_][\w$]*")
+# A port without a name, numbered through the whole design; a port of an instance, and what it is connected to.
+_NUMBERED = re.compile(r"\\port\$\d+\$\d+")
+_CONNECTED = re.compile(r"    \.(\\port\$\d+\$\d+)(.*)$")
 # A signal of no bits: nothing refers to it, and this declaration would give it two.
 _NO_BITS = re.compile(r"^ *wire \[-1:0\] .*;\n", re.MULTILINE)
 # The writer's helper register, numbered through the whole text.
@@ -83,12 +86,14 @@ def emit(component, name: str, ports=None) -> str:
 
 
 def share_modules(text: str) -> str:
-    """Merge modules that differ in nothing but their names and the names of their (already merged) children.
+    """Merge modules that differ in nothing but their names, the names of their (already merged) children, and the numbers of
+    ports without a name, which Amaranth counts through the whole design; here each module numbers its own.
 
     Works from the leaves upwards in one pass; the first of several equal modules is kept, with its name.  Ports of a
     module are listed in alphabetical order (they are connected by name, and Yosys lists them in no fixed order).
     """
     preamble, modules = _split(text)
+    port_names: dict[str, dict[str, str]] = {}     # every module -> its ports without a name: number in the design -> its own
     kept_name: dict[str, str] = {}      # every module -> the one that stands for it
     by_text: dict[str, str] = {}        # body, without the module's own name -> the one that stands for it
     result: dict[str, str] = {}         # kept module -> its text
@@ -97,13 +102,25 @@ def share_modules(text: str) -> str:
         if name in kept_name:
             return kept_name[name]
         ports, lines = modules[name]
-        body = []
+        numbers = sorted({match[0] for line in lines for match in _NUMBERED.finditer(_CONNECTED.sub(r"\2", line))},
+                         key=lambda port: [int(number) for number in port.split("$")[1:]])
+        own = port_names[name] = {port: f"\\port${number}" for number, port in enumerate(numbers)}
+
+        def rename(text: str) -> str:
+            return _NUMBERED.sub(lambda match: own.get(match[0], match[0]), text)
+
+        body: list[str] = []
+        child = None
         for line in lines:
-            child = _instantiated(line, modules)
-            if child is not None:
-                line = line.replace(child, visit(child), 1)
+            connected = _CONNECTED.match(line)
+            if found := _instantiated(line, modules):
+                child, line = found, line.replace(found, visit(found), 1)
+            elif child and connected:
+                line = f"    .{port_names[child].get(connected[1], connected[1])}{rename(connected[2])}"
+            else:
+                line = rename(line)
             body.append(line)
-        key = f"({ports});\n" + "\n".join(body)
+        key = f"({', '.join(sorted(rename(port) for port in ports))});\n" + "\n".join(body)
         kept_name[name] = kept = by_text.setdefault(key, name)
         if kept == name:
             result[name] = f"module {name}{key}"
@@ -139,8 +156,8 @@ def repeated_modules(text: str, *, instances: int = 8, characters: int = 50_000)
     return [name.strip().removeprefix("\\") for name in found if name not in inside]
 
 
-def _split(text: str) -> tuple[str, dict[str, tuple[str, list[str]]]]:
-    """(text before the first module, {module: (sorted ports, lines up to endmodule)}), in the order of the text."""
+def _split(text: str) -> tuple[str, dict[str, tuple[list[str], list[str]]]]:
+    """(text before the first module, {module: (ports, lines up to endmodule)}), in the order of the text."""
     modules = {}
     preamble, lines = [], None
     rows = iter(text.split("\n"))
@@ -150,7 +167,7 @@ def _split(text: str) -> tuple[str, dict[str, tuple[str, list[str]]]]:
                 line += next(rows)
             name, *ports = _IDENTIFIER.findall(line[len("module "):])
             lines = []
-            modules[name] = (", ".join(sorted(ports)), lines)
+            modules[name] = (ports, lines)
         elif lines is None:
             preamble.append(line)
         else:

@@ -18,8 +18,8 @@ duo = AccelConfig(
 
 # The AMD KV260: four 128-bit ports at 250 MHz, sixteen token lanes.
 kv260 = AccelConfig(
-    name="kv260", n_ports=4, port_bytes=16, token_lanes=16, vector_lanes=16, table_builders=2, max_columns=8000,
+    name="kv260", n_ports=4, port_bytes=16, token_lanes=16, vector_lanes=16, table_builders=4, max_columns=8000,
     max_row_groups=128, accumulator_bits=27, x_words=16384, p_words=4096, query_lanes=2, max_queries=64,
-    max_head_words=16, max_positions=4096, queue_beats=2048, burst_beats=16, read_outstanding=16)
+    max_head_words=8, max_positions=4096, queue_beats=2048, burst_beats=16, read_outstanding=16)
 
 CONFIGS = {config.name: config for config in (tiny, duo, kv260)}

@@ -14,22 +14,23 @@
                               +---|------------+
                                   +--> o_topk
 
-A word that crosses from one room to the next passes a ``Buffer``: no combinational path is longer than a room.
+A word leaves a room from a register, and nothing that a room gives out follows from its inputs alone, so a combinational path
+crosses one border, and ``ready`` is what comes back over it.
 """
 
-from amaranth.hdl import Cat, Module
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .attention.unit import AttentionUnit
 from .ctrl.dispatch import Dispatch
 from .engine.engine import MatmulEngine
 from .isa import Sink
-from .links import AttendWord, DrainWord, Launch, ParamWrite, QuantWord, ReadJob, TopkWord
+from .links import Launch, ReadJob, TopkWord
 from .mem.join import Join
 from .mem.links import ErrorReport, Fetched, WriteWord
 from .mem.loader import Loader
-from .stream import Buffer, connect
+from .stream import connect
 from .vector.unit import VectorUnit
 
 __all__ = ["Core"]
@@ -45,7 +46,9 @@ class Core(wiring.Component):
     o_jobs : a stream of ReadJob a port
     o_write : stream of WriteWord
     o_topk : stream of TopkWord
-    launch, tokens : constant while a program runs
+    launch : constant while a program runs
+    token_lane, token : the lane whose token id is wanted, and the id, one cycle later
+    keep, settled, rank, number : as of dispatch; ``settled`` knows nothing of words that have not left the core
     error : of dispatch
     finished : END was reached and everything issued is finished; ``quiet`` : no record is on its way out
     issue, done : strobes: a descriptor was issued; one a unit (load, matmul, vector, attend)
@@ -63,7 +66,8 @@ class Core(wiring.Component):
             "o_jobs": Out(stream.Signature(ReadJob)).array(config.n_ports),
             "o_write": Out(stream.Signature(WriteWord(config.port_bytes))),
             "o_topk": Out(stream.Signature(TopkWord(lanes))),
-            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            "launch": In(Launch), "token_lane": Out(4), "token": In(32),
+            "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
             "error": Out(ErrorReport), "finished": Out(1), "quiet": Out(1), "issue": Out(1), "done": Out(4), "oldest": Out(16),
             **{f"count_{name}": Out(1) for name in (
                 "matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait",
@@ -77,7 +81,7 @@ class Core(wiring.Component):
         m.submodules.dispatch = dispatch = Dispatch(
             n_ports=c.n_ports, port_bytes=c.port_bytes, token_lanes=c.token_lanes, vector_lanes=lanes, engine_rows=c.engine_rows,
             columns=c.columns, max_columns=c.max_columns, accumulator_bits=c.accumulator_bits, x_words=c.x_words,
-            p_words=c.p_words, max_queries=c.max_queries, max_head_words=c.max_head_words)
+            p_words=c.p_words, max_queries=c.max_queries, max_head_words=c.max_head_words, top_k=c.top_k)
         m.submodules.loader = loader = Loader(n_ports=c.n_ports, port_bytes=c.port_bytes, vector_lanes=lanes)
         m.submodules.join = join = Join(n_ports=c.n_ports, port_bytes=c.port_bytes)
         m.submodules.engine = engine = MatmulEngine(
@@ -92,28 +96,19 @@ class Core(wiring.Component):
             max_positions=c.max_positions)
 
         # Words between rooms.
-        links = {
-            "weights": (8 * c.beat_bytes, join.o, engine.i_weights),
-            "sums": (DrainWord(lanes), engine.o, vector.i_matmul),
-            "values": (AttendWord(lanes), attention.o, vector.i_attend),
-            "params": (ParamWrite(lanes), loader.o, vector.i_param),
-            "records": (WriteWord(c.port_bytes), attention.o_write, wiring.flipped(self.o_write)),
-            "logits": (TopkWord(lanes), vector.o_topk, wiring.flipped(self.o_topk)),
-        }
-        for name, (shape, source, sink) in links.items():
-            m.submodules[name] = buffer = Buffer(shape)
-            connect(m, source, buffer.i)
-            connect(m, buffer.o, sink)
-        m.d.comb += self.quiet.eq(~attention.o_write.valid & ~self.o_write.valid & ~self.o_topk.valid)
+        for source, sink in (
+                (join.o, engine.i_weights), (engine.o, vector.i_matmul), (attention.o, vector.i_attend), (loader.o, vector.i_param),
+                (attention.o_write, wiring.flipped(self.o_write)), (vector.o_topk, wiring.flipped(self.o_topk))):
+            connect(m, source, sink)
+        m.d.comb += self.quiet.eq(~attention.o_write.valid & ~vector.o_topk.valid)
 
         # Quantised words go where their sink says.
-        m.submodules.quant = quant = Buffer(QuantWord(lanes))
-        connect(m, vector.o_quant, quant.i)
-        to_engine = quant.o.p.sink == Sink.ACT
+        quant = vector.o_quant
+        to_engine = quant.p.sink == Sink.ACT
         m.d.comb += [
-            engine.i_act.p.eq(quant.o.p), attention.i_quant.p.eq(quant.o.p),
-            engine.i_act.valid.eq(quant.o.valid & to_engine), attention.i_quant.valid.eq(quant.o.valid & ~to_engine),
-            quant.o.ready.eq((to_engine & engine.i_act.ready) | (~to_engine & attention.i_quant.ready)),
+            engine.i_act.p.eq(quant.p), attention.i_quant.p.eq(quant.p),
+            engine.i_act.valid.eq(quant.valid & to_engine), attention.i_quant.valid.eq(quant.valid & ~to_engine),
+            quant.ready.eq((to_engine & engine.i_act.ready) | (~to_engine & attention.i_quant.ready)),
         ]
 
         # Commands, jobs, port words.
@@ -129,10 +124,13 @@ class Core(wiring.Component):
             connect(m, wiring.flipped(self.i_matmul[p]), join.i[p])
             connect(m, wiring.flipped(self.i_attend[p]), attention.i_past[p])
 
-        done = Cat(loader.done, engine.done, vector.done, attention.done)
+        done = Signal(4)
+        m.d.sync += done.eq(Cat(loader.done, engine.done, vector.done, attention.done))
         m.d.comb += [
             dispatch.launch.eq(self.launch), vector.launch.eq(self.launch), attention.launch.eq(self.launch),
-            dispatch.tokens.eq(self.tokens),
+            dispatch.token.eq(self.token), self.token_lane.eq(dispatch.token_lane),
+            dispatch.settled.eq(self.settled & ~self.o_topk.valid), self.keep.eq(dispatch.keep),
+            dispatch.number.eq(self.number), self.rank.eq(dispatch.rank),
             dispatch.done.eq(done), self.done.eq(done),
             self.error.eq(dispatch.error), self.finished.eq(dispatch.finished), self.issue.eq(dispatch.issue),
             self.oldest.eq(dispatch.oldest),

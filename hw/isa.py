@@ -11,6 +11,14 @@ issued at decode, before anything is waited for, and their data wait in the port
 itself starts when, for every unit u, the number of descriptors that u has completed since the program began is at least
 ``wait_u``. Waits may only name earlier descriptors. The program ends at END, which completes when all units are idle and every
 write has been answered.
+
+The shortlist
+-------------
+The sink TOPK keeps the best candidates. The first descriptor that asks for one by its rank (*gathers*: LOAD with index CANDIDATE,
+MATMUL with ``gather``) ends the shortlist: it waits until everything before it is complete, then the numbers of the candidates
+are put aside, best first, and there are no candidates any more. Descriptors that gather read by those numbers until the next
+VECTOR with sink TOPK. The sink RESCORE makes them candidates again, each with a new logit. So no stream may be open when the
+shortlist ends, and no rank may be beyond it.
 """
 
 from amaranth.hdl import unsigned
@@ -36,6 +44,7 @@ class Index(enum.Enum, shape=unsigned(2)):
     NONE = 0      # one row, for all tokens
     TOKEN = 1     # a row a token lane t: token_id[t]
     POSITION = 2  # a row a token lane t: first_position + t
+    CANDIDATE = 3  # one row, for all tokens: the number of candidate `rank`, divided by max(R, L)
 
 
 class Tokens(enum.Enum, shape=unsigned(1)):
@@ -98,7 +107,7 @@ class Reduce(enum.Enum, shape=unsigned(2)):
 
 
 class Sink(enum.Enum, shape=unsigned(3)):
-    """Where y goes. Sinks other than X and TOPK take q = clamp(round_half_even(y), -128, 127)."""
+    """Where y goes. Sinks other than X, TOPK and RESCORE take q = clamp(round_half_even(y), -128, 127)."""
     NONE = 0
     X = 1     # scratch X at d_base + t * d_stride + i
     ACT = 2   # activation bank `bank` of the matmul engine, word d_base + i of lane t (LAST: of lane 0)
@@ -106,15 +115,17 @@ class Sink(enum.Enum, shape=unsigned(3)):
     K = 4     # key of token t; its scale is s[scale_scalar]
     V = 5     # value of token t; its scale is s[scale_scalar]; completes the record of the position
     TOPK = 6  # candidates for the head: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
+    RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k, where
+                 # n is its number; the other elements do not count
 
 
 class Header(data.Struct):
-    opcode: Opcode
+    opcode: Opcode  # selects the body
     reserved: unsigned(24)
-    wait_load: unsigned(16)
-    wait_matmul: unsigned(16)
-    wait_vector: unsigned(16)
-    wait_attend: unsigned(16)
+    wait_load: unsigned(16)  # LOADs that must have been completed
+    wait_matmul: unsigned(16)  # MATMULs that must have been completed
+    wait_vector: unsigned(16)  # VECTORs that must have been completed
+    wait_attend: unsigned(16)  # ATTENDs that must have been completed
 
 
 class Load(data.Struct):
@@ -123,14 +134,15 @@ class Load(data.Struct):
     Word i of row r is read as 4L/(n_ports port_bytes) beats; port p reads its share of the row, contiguous, from
     ``addr + p * port_stride + index_r * index_stride``, and the row goes to P at d_base + r * d_stride.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    index_stride: unsigned(32)
-    index: Index
-    n_words: unsigned(16)
-    d_base: unsigned(16)
-    d_stride: unsigned(16)
-    reserved: unsigned(416 - 154)
+    addr: unsigned(40)  # bytes into the model window
+    port_stride: unsigned(32)  # bytes from port to port
+    index_stride: unsigned(32)  # bytes from row to row of the table
+    index: Index  # which row a lane takes
+    n_words: unsigned(16)  # of a row
+    d_base: unsigned(16)  # word of P
+    d_stride: unsigned(16)  # words of P from lane to lane
+    rank: unsigned(8)  # number of the candidate, with index CANDIDATE
+    reserved: unsigned(416 - 162)
 
 
 class Matmul(data.Struct):
@@ -139,15 +151,20 @@ class Matmul(data.Struct):
     Port p reads n_row_groups * n_col_blocks * planes beats, contiguous, from ``addr + p * port_stride``, in the order:
     row block, plane (most significant first), column block, row group of the block. With several planes
     acc = sum_k 3**(planes - 1 - k) * plane_k.
+
+    With ``gather`` the matrix is one of many that follow one another on every port, of max(R, L) rows each: the one read is that
+    of the number of candidate ``rank``, divided by max(R, L), and ``n_row_groups`` is max(R, L) / R.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    n_row_groups: unsigned(16)
-    n_col_blocks: unsigned(16)
-    planes: unsigned(4)
-    bank: unsigned(1)
-    tokens: Tokens
-    reserved: unsigned(416 - 110)
+    addr: unsigned(40)  # bytes into the model window
+    port_stride: unsigned(32)  # bytes from port to port
+    n_row_groups: unsigned(16)  # of R rows
+    n_col_blocks: unsigned(16)  # of C columns
+    planes: unsigned(4)  # digit planes, 1 .. 5
+    bank: unsigned(1)  # activation bank
+    tokens: Tokens  # lanes at work
+    gather: unsigned(1)  # the matrix of a candidate
+    rank: unsigned(8)  # number of the candidate, with gather
+    reserved: unsigned(416 - 119)
 
 
 class Vector(data.Struct):
@@ -156,31 +173,31 @@ class Vector(data.Struct):
     Loop nest (outermost first): blocks of block_words words, tokens, words of the block. Without a MATMUL source,
     block_words = n_words. ``addr``, ``port_stride`` (cache window) are used by the V sink alone.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    n_words: unsigned(16)
-    block_words: unsigned(16)
-    x_base: unsigned(16)
-    x_stride: unsigned(16)
-    p_base: unsigned(16)
-    p_stride: unsigned(16)
-    d_base: unsigned(16)
-    d_stride: unsigned(16)
+    addr: unsigned(40)  # bytes into the cache window
+    port_stride: unsigned(32)  # bytes from port to port
+    n_words: unsigned(16)  # of a row
+    block_words: unsigned(16)  # of a row, before the next token
+    x_base: unsigned(16)  # word of X
+    x_stride: unsigned(16)  # words of X from token to token
+    p_base: unsigned(16)  # word of P
+    p_stride: unsigned(16)  # words of P from token to token
+    d_base: unsigned(16)  # word of the sink
+    d_stride: unsigned(16)  # words of X from token to token
     imm0: unsigned(32)  # binary32 bits
     imm1: unsigned(32)  # binary32 bits
-    source: Source
-    mul1: Mul1
-    mul1_scalar: unsigned(2)
-    mul2: Mul2
-    mul3: Mul3
-    add: Add
-    reduce: Reduce
-    reduce_scalar: unsigned(2)
-    sink: Sink
-    scale_scalar: unsigned(2)
-    bank: unsigned(1)
-    head: unsigned(6)
-    tokens: Tokens
+    source: Source  # a
+    mul1: Mul1  # first factor
+    mul1_scalar: unsigned(2)  # scalar register of SCALAR
+    mul2: Mul2  # second factor
+    mul3: Mul3  # third factor
+    add: Add  # summand
+    reduce: Reduce  # over the row
+    reduce_scalar: unsigned(2)  # its scalar register, the first of two for ABSMAX
+    sink: Sink  # where y goes
+    scale_scalar: unsigned(2)  # scalar register of the sinks Q, K, V
+    bank: unsigned(1)  # of the sinks ACT and Q
+    head: unsigned(6)  # of the group, for sink Q
+    tokens: Tokens  # lanes at work
     reserved: unsigned(416 - 295)
 
 
@@ -191,11 +208,11 @@ class Attend(data.Struct):
     beats), V (head_words beats). Port p holds positions j = p mod n_ports at
     ``addr + p * port_stride + (j // n_ports) * record_bytes``. Query vector q = t * group + head of the group.
     """
-    addr: unsigned(40)
-    port_stride: unsigned(32)
-    group: unsigned(6)
+    addr: unsigned(40)  # bytes into the cache window
+    port_stride: unsigned(32)  # bytes from port to port
+    group: unsigned(6)  # query heads
     head_words: unsigned(6)  # beats of port_bytes elements
-    bank: unsigned(1)
+    bank: unsigned(1)  # of the queries
     reserved: unsigned(416 - 85)
 
 

@@ -93,6 +93,7 @@ class QuantWord(data.StructLayout):
 
 
 class TopkWord(data.StructLayout):
-    """L logits; element 0 has number ``first``; elements numbered ``n_valid`` or more do not count."""
+    """L logits; element 0 has number ``first``; elements numbered ``n_valid`` or more do not count. ``rescore``: the numbers
+    count through the row quanta of the shortlist, rank by rank."""
     def __init__(self, lanes):
-        super().__init__({"first": unsigned(20), "n_valid": unsigned(20), "logits": data.ArrayLayout(unsigned(32), lanes)})
+        super().__init__({"first": unsigned(20), "n_valid": unsigned(20), "rescore": 1, "logits": data.ArrayLayout(unsigned(32), lanes)})

@@ -80,12 +80,12 @@ class Queue(wiring.Component):
             pass_on.eq(fetched & (~self.o.valid | self.o.ready)),
             fetch.eq((stored != 0) & (~fetched | pass_on)),
             read.en.eq(fetch),
-            self.level.eq(stored + fetched + self.o.valid),
         ]
-        m.d.sync += [
-            stored.eq(stored + push - fetch),
-            fetched.eq(fetch | (fetched & ~pass_on)),
-        ]
+        m.d.sync += fetched.eq(fetch | (fetched & ~pass_on))
+        leave = self.o.valid & self.o.ready
+        for count, down in (stored, fetch), (self.level, leave):
+            with m.If(push ^ down):
+                m.d.sync += count.eq(count + Mux(push, 1, -1))
         with m.If(push):
             m.d.sync += write.addr.eq(write.addr + 1)
         with m.If(fetch):

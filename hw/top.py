@@ -104,7 +104,7 @@ class Accelerator(wiring.Component):
         # Core.
         core = Core(c)
         m.submodules.core = ResetInserter(control.unit_reset)(core)
-        m.submodules.topk = topk = TopK(vector_lanes=c.vector_lanes, top_k=c.top_k)
+        m.submodules.topk = topk = TopK(vector_lanes=c.vector_lanes, top_k=c.top_k, row_quantum=c.row_quantum)
         connect(m, fetch.o, core.i_fetched)
         connect(m, core.o_write, writer.i)
         connect(m, core.o_topk, topk.i)
@@ -115,10 +115,11 @@ class Accelerator(wiring.Component):
             connect(m, reader.o_attend, core.i_attend[p])
         moved = Cat(*(reader.count_beat for reader in readers), fetch.count_beat, writer.count_beat, core.issue, core.done)
         m.d.comb += [
-            core.launch.eq(control.launch), core.tokens.eq(registers.tokens),
+            core.launch.eq(control.launch), core.token.eq(registers.token), registers.token_lane.eq(core.token_lane),
             control.reports[len(shells)].eq(core.error),
             control.finished.eq(core.finished), control.units_idle.eq(core.quiet & topk.idle), control.oldest.eq(core.oldest),
             control.progress.eq(moved.any()),
+            topk.keep.eq(core.keep), core.settled.eq(topk.idle), topk.rank.eq(core.rank), core.number.eq(topk.number),
             topk.clear.eq(control.clear_counters), topk.read_index.eq(registers.topk_index),
             registers.topk_count.eq(topk.count), registers.topk_token.eq(topk.read_token),
             registers.topk_logit.eq(topk.read_logit),

@@ -34,7 +34,7 @@ _STALLS = {     # unit: {cause: counter}
 }
 
 
-def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, head="exact", memory="kv260", check=True,
+def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, head="shortlist", memory="kv260", check=True,
           progress=None):
     """Measure ``shape`` (:class:`celosia.gen.shapes.Shape`) on configuration ``config``; a dict that JSON can hold.
 
@@ -47,7 +47,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
     layers : int or None
         Layers simulated (at least 2), of all that the shape has.
     head : str
-        ``exact`` (five digit planes) or ``ternary`` (one: what a shortlist costs without rescoring).
+        ``exact`` (rows of five digit planes), ``ternary`` (of one) or ``shortlist`` (the best by one, scored again by five).
     check : bool
         Compare one layer with the golden machine first; AssertionError when it differs.
     progress : function of a text, optional
@@ -76,16 +76,18 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         read = runs.run("read", 1, 0)
         pure = _bytes(read, accel) / read["CYCLES"]
         total = model.n_layers
-        decoded = []
+        decoded, parts = [], []
         for i in range(tokens):
             say(f"decoding at position {context + i}, {layers} of {total} layers")
-            decoded.append(runs.extrapolated("decode", 1, context + i, layers, total))
+            counters, token_parts = runs.extrapolated("decode", 1, context + i, layers, total)
+            decoded.append(counters)
+            parts.append(token_parts)
         prefilled = []
         for first in range(0, prompt_tokens, accel.token_lanes):
             n = min(accel.token_lanes, prompt_tokens - first)
             last = first + n == prompt_tokens
             say(f"prefill of positions {first} to {first + n - 1}, {layers} of {total} layers")
-            prefilled.append(runs.extrapolated("decode" if last else "prefill", n, first, layers, total))
+            prefilled.append(runs.extrapolated("decode" if last else "prefill", n, first, layers, total)[0])
         simulated, wall_s = runs.device.cycles, runs.wall_s
 
     hz, mean = accel.clock_mhz * 1e6, _mean(decoded)
@@ -94,7 +96,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
     return {
         "config": accel.name, "config_digest": accel.digest, "memory": memory, "clock_mhz": accel.clock_mhz,
         "shape": shape.name, "shape_source": shape.source, "weights": "made up", "embedding_rows": EMBEDDING_ROWS,
-        "head": "exact" if head == "exact" else "ternary (no rescoring)",
+        "head": "ternary (no rescoring)" if head == "ternary" else head,
         "context": context, "tokens": tokens, "prompt_tokens": prompt_tokens,
         "layers": total, "simulated_layers": layers, "extrapolated": layers != total,
         "checked": "one layer, bit for bit" if check else "no",
@@ -102,6 +104,8 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         "prefill_tokens_per_s": prompt_tokens / prefill_s if prefilled else None,
         "time_to_first_token_s": prefill_s if prefilled else None,
         "cycles_per_token": cycles, "bytes_per_token": moved,
+        "prefill_bytes": sum(_bytes(run, accel) for run in prefilled) if prefilled else None,
+        "parts": None if layers == total else _parts(parts, accel),
         "bandwidth_share": moved / cycles / pure,
         "pure_read_bytes_per_cycle": pure, "pure_read_bytes_per_s": pure * hz,
         "stalls": _stalls(mean), "prefill_stalls": _stalls(_mean(prefilled)) if prefilled else None,
@@ -132,7 +136,7 @@ def report(result):
     return "\n".join(lines)
 
 
-def check_layer(config, model, *, head="exact"):
+def check_layer(config, model, *, head="shortlist"):
     """One layer of ``model`` with a short head: a chunk of all token lanes behind a few positions, then one token. Cache
     bytes and candidates must be those of the golden machine; AssertionError, which names what differs."""
     accel = _config(config)
@@ -181,13 +185,18 @@ class _Runs:
         return {name: value - before.get(name, 0) for name, value in self._accel.stats.counters.items()}
 
     def extrapolated(self, program, n_tokens, first_position, layers, total):
-        """As ``run``, with what ``total - layers`` more layers would add to every counter."""
+        """As ``run``, with what ``total - layers`` more layers would add to every counter; and the parts of that sum,
+        {part: counters}, or None when all layers were simulated."""
         counters = self.run(program, n_tokens, first_position)
         if layers == total:
-            return counters
+            return counters, None
         many = counters if program == "prefill" else self.run("prefill", n_tokens, first_position)
         one = self.run("first_layer", n_tokens, first_position)
-        return {name: value + (many[name] - one[name]) * (total - layers) / (layers - 1) for name, value in counters.items()}
+        layer = {name: (many[name] - one[name]) / (layers - 1) for name in counters}
+        parts = {"rest": {name: one[name] - layer[name] for name in counters},
+                 "layers": {name: total * layer[name] for name in counters},
+                 "head": {name: counters[name] - many[name] for name in counters}}
+        return {name: sum(part[name] for part in parts.values()) for name in counters}, parts
 
     def candidates(self):
         """[(token, bits of the logit)] of the last run, best first."""
@@ -210,6 +219,13 @@ def _bytes(counters, accel):
     """Bytes that a run moved over the ports: read, fetched, written."""
     beats = sum(value for name, value in counters.items() if name.endswith("_BEATS"))
     return beats * accel.port_bytes
+
+
+def _parts(tokens, accel):
+    """{part: cycles and bytes a token} of the parts of every token; ``rest`` is what is neither a layer nor the head: start,
+    embedding row, end."""
+    means = {part: _mean([token[part] for token in tokens]) for part in tokens[0]}
+    return {part: {"cycles": mean["CYCLES"], "bytes": _bytes(mean, accel)} for part, mean in means.items()}
 
 
 def _mean(runs):

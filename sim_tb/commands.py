@@ -1,15 +1,19 @@
-"""Command ``bench`` for the command line."""
+"""Commands ``bench`` and ``roofline`` for the command line."""
 
 import json
+from pathlib import Path
 
 import click
 
+from celosia.gen.model import HEADS
 from celosia.gen.shapes import SHAPES, shape_of
-from celosia.gen.synthetic import HEADS
 
 from . import bench as benches
+from . import roofline as rooflines
 
-__all__ = ["bench"]
+__all__ = ["bench", "roofline"]
+
+_MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 
 
 @click.command()
@@ -20,8 +24,8 @@ __all__ = ["bench"]
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(min=1), help="Tokens to decode.")
 @click.option("--prompt-tokens", default=0, show_default=True, type=click.IntRange(min=0), help="Tokens to prefill.")
 @click.option("--layers", type=click.IntRange(min=1), help="Simulate so many layers and extrapolate; default: all.")
-@click.option("--head", type=click.Choice(list(HEADS)), default="exact", show_default=True,
-              help="exact: five digit planes; ternary: one, what a shortlist costs without rescoring.")
+@click.option("--head", type=click.Choice(HEADS), default="shortlist", show_default=True,
+              help="exact: rows of five digit planes; ternary: of one; shortlist: the best by one, scored again by five.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory preset of the simulator.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare one layer with the golden machine first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -33,3 +37,26 @@ def bench(config, shape_name, context, tokens, prompt_tokens, layers, head, memo
     except AssertionError as error:
         raise click.ClickException(f"The accelerator is not exact: {error}") from error
     click.echo(json.dumps(result, indent=2) if as_json else benches.report(result))
+
+
+@click.command()
+@click.option("--config", default="kv260", show_default=True, help="Configuration of the accelerator.")
+@click.option("--shape", "shape_names", multiple=True, metavar="NAME|FILE",
+              help="Show only this shape, and published systems with the same model; may be repeated.")
+@click.option("--bench", "bench_files", multiple=True, type=click.Path(exists=True, dir_okay=False), metavar="JSON",
+              help="Results of `celosia bench --json`; may be repeated. Default: what `make bench` left.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="PNG|SVG", help="Picture to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def roofline(config, shape_names, bench_files, output, as_json):
+    """What memory and engine allow, what was simulated, what published systems reach on the board."""
+    if output and Path(output).suffix not in (".png", ".svg"):
+        raise ValueError(f"Picture must end in .png or .svg, not {output!r}")
+    shapes = {name: shape_of(name) for name in shape_names} or SHAPES
+    shapes = {shape.name: shape for shape in shapes.values()}
+    runs = rooflines.read_runs(bench_files or ([_MEASURED] if _MEASURED.exists() else []))
+    systems = [system for system in rooflines.SYSTEMS if not shape_names or system.shape in shapes]
+    found = rooflines.roofline(config, runs, shapes, systems=systems)
+    if output:
+        from . import pictures  # matplotlib is there only for development
+        pictures.roofline(found, output)
+    click.echo(json.dumps(found, indent=2) if as_json else rooflines.table(found))

@@ -16,7 +16,7 @@ from celosia.hw.mem.links import LoadCommand, WriteWord
 from celosia.hw.regs import Error, offset
 from celosia.sim_tb import link
 from celosia.sim_tb.axi_ram import AxiRam
-from celosia.sim_tb.descriptors import MODEL, body, command, raw, reads, record_beats
+from celosia.sim_tb.descriptors import MODEL, body, command, gathers, raw, reads, record_beats, row_quantum
 from celosia.sim_tb.link import Monitor, parameters, reset, rng, start_clock
 
 __all__ = ["Host", "Bench", "MODEL_BASE", "MODEL_BYTES", "CACHE_BASE", "CACHE_BYTES", "PROGRAM", "PORT_STRIDE"]
@@ -234,6 +234,9 @@ class Bench:
                 for k, other in enumerate(COMMANDS):
                     wait = bits >> 32 + 16 * k & 0xFFFF
                     assert completed[other] >= wait, f"{unit} began with {completed} and waits for {wait} of {other}"
+            for bits, (_, completed) in zip(mine, self.taken[unit]):
+                if bits in self.enders(body_):
+                    assert sum(completed.values()) >= body_.index(bits), "the shortlist ended before all was complete"
             dest = "loader" if unit == "load" else unit
             if dest in self.got:
                 for p, got in enumerate(self.got[dest]):
@@ -259,6 +262,18 @@ class Bench:
         assert await self.host.read("FETCH_BEATS") == len(descriptors) * 64 // self.size["port_bytes"]
         assert await self.host.read("CYCLES") > len(body_)
 
+    @staticmethod
+    def enders(descriptors):
+        """The descriptors that end a shortlist."""
+        found, ended = [], False
+        for bits in descriptors:
+            if gathers(bits) and not ended:
+                found.append(bits)
+            ended = ended or gathers(bits)
+            if bits & 0xFF == Opcode.VECTOR.value and body(bits)["sink"] == Sink.TOPK.value:
+                ended = False
+        return found
+
     def beats(self, memory, window, start, n):
         """What a read of ``n`` beats from byte ``start`` of a window gives."""
         start += MODEL_BASE if window == MODEL else CACHE_BASE
@@ -281,10 +296,13 @@ class Bench:
             if unit == "load":
                 bits = raw(Opcode.LOAD, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE,
                            index_stride=b * numbers.choice([0, 1, 3, 16]), index=numbers.choice(list(Index)),
-                           n_words=numbers.randint(1, 6), d_base=numbers.randrange(20), d_stride=numbers.randrange(20))
+                           n_words=numbers.randint(1, 6), d_base=numbers.randrange(20), d_stride=numbers.randrange(20),
+                           rank=numbers.randrange(size["top_k"]))
             elif unit == "matmul":
-                bits = raw(Opcode.MATMUL, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE,
-                           n_row_groups=quantum * numbers.randint(1, 4), n_col_blocks=numbers.randint(1, 3),
+                gather = numbers.random() < 0.3
+                bits = raw(Opcode.MATMUL, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE, gather=gather,
+                           rank=numbers.randrange(size["top_k"]),
+                           n_row_groups=quantum * (1 if gather else numbers.randint(1, 4)), n_col_blocks=numbers.randint(1, 3),
                            planes=numbers.choice([1, 1, 5]), bank=numbers.randrange(2),
                            tokens=numbers.choice(list(Tokens)))
             elif unit == "attend":
@@ -294,9 +312,10 @@ class Bench:
             else:
                 sink = numbers.choice(list(Sink))
                 words = numbers.randint(1, 2) * b // size["vector_lanes"]
+                top = size["top_k"] * row_quantum(size) // size["vector_lanes"] - words if sink is Sink.RESCORE else 30
                 bits = raw(Opcode.VECTOR, waits, addr=0x2000 + b * 2 * len(out), port_stride=PORT_STRIDE, n_words=words,
                            block_words=words, x_base=numbers.randrange(30), p_base=numbers.randrange(30),
-                           d_base=numbers.randrange(30), source=numbers.choice(list(Source)),
+                           d_base=numbers.randrange(top), source=numbers.choice(list(Source)),
                            mul1=numbers.choice(list(Mul1)), mul2=numbers.choice(list(Mul2)),
                            mul3=numbers.choice(list(Mul3)), add=numbers.choice(list(Add)),
                            reduce=numbers.choice(list(Reduce)), sink=sink, imm0=numbers.getrandbits(32))

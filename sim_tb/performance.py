@@ -1,20 +1,18 @@
-"""Measured figures on the simulated accelerator: writes docs/performance.md and its pictures.
+"""Measured figures on the simulated accelerator: writes the tables and pictures of docs/performance.md.
 
-    python -m celosia.sim_tb.performance [--full]
+    python -m celosia.sim_tb.performance [--full] [--jobs N]     measure what has changed, write docs/performance.json, then
+    python -m celosia.sim_tb.performance --only-write            the page and its pictures from docs/performance.json
 
-Runs of shapes are kept in the cache folder by the digest of all that they depend on; ``--full`` adds the run of a token at
-full depth, which takes some minutes more, and a page written later shows it as long as nothing it depends on changes.
+Every run is kept in the cache folder by the digest of all that it depends on. ``--full`` adds the run of a token at full
+depth, which takes some minutes more; a page written later shows it as long as nothing that it depends on changes.
 """
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
-import matplotlib
+import click
 
-from celosia.gen import pack, place, program, scratch, synthetic, verilog
-from celosia.gen.cache import cache_folder
 from celosia.gen.commands import packer
 from celosia.gen.shapes import SHAPES
 from celosia.host.accelerator import Accelerator
@@ -22,37 +20,31 @@ from celosia.host.image import Image
 from celosia.host.tokens import tokenizer_of
 from celosia.hw.configs import CONFIGS
 
-from . import bench as benches
-from .memory import PRESETS
+from . import pictures
+from .published import SYSTEMS
+from .roofline import BOARD_BYTES_PER_S, roofline
+from .runs import kept, path_of, path_of_run, results
+from .targets import verdicts
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-__all__ = ["RUNS", "main", "measure"]
+__all__ = ["CONFIG", "FULL", "RUNS", "main", "measure", "sections", "write"]
 
 _PROMPT = "The people of the United States "
 _TOKENS = 224
 _DOCS = Path(__file__).resolve().parents[1] / "docs"
-_CAUSES = [  # of the cycles of a decoded token, in the order of the picture
-    ("a weight beat enters the engine", "MATMUL_BUSY"),
-    ("the engine waits for memory", "MATMUL_WAIT_WEIGHTS"),
-    ("a beat waits for look-up tables", "MATMUL_WAIT_TABLES"),
-    ("a beat waits for results to leave", "MATMUL_WAIT_DRAIN"),
+CONFIG = "kv260"
+
+# Of `bench`, on CONFIG, with its default head where none is named; the longest first.
+RUNS = [
+    {"shape": shape, "layers": 4} | options
+    for options in ({"context": 0, "prompt_tokens": 128}, {"context": 1024}, {"context": 0, "head": "exact"})
+    for shape in ("bitnet-2b4t", "bitnet-0.73b")
 ]
-_COLORS = ["#8a1c4a", "#d98cab", "#4a6a8a", "#9db7d0", "#d9d9d9"]
-
-RUNS = [    # of `bench`, on kv260
-    {"shape": "bitnet-0.73b", "context": 0, "prompt_tokens": 128, "layers": 2, "head": "ternary"},
-    {"shape": "bitnet-0.73b", "context": 1024, "layers": 4, "head": "ternary"},
-    {"shape": "bitnet-2b4t", "context": 0, "prompt_tokens": 128, "layers": 2, "head": "ternary"},
-]
-FULL = {"shape": "bitnet-2b4t", "context": 0, "head": "ternary"}
+FULL = {"shape": "bitnet-2b4t", "context": 0}
 
 
-def measure(config="tiny", prompt=_PROMPT, n_tokens=_TOKENS):
-    """Counters of every decoded token of the demo: a list of dicts with ``position`` and the hardware counters; and the
-    prefill's stats."""
-    image = Image.open(packer("demo", config))
+def measure(config, image, prompt=_PROMPT, n_tokens=_TOKENS):
+    """Counters of every decoded token of an image's model, as a dict: ``steps``, each with ``position`` and the hardware's
+    counters, and ``prefill``."""
     steps = []
     with Accelerator.open("sim", config=config) as accel:
         accel.load(image)
@@ -63,137 +55,168 @@ def measure(config="tiny", prompt=_PROMPT, n_tokens=_TOKENS):
             position = accel.position
             candidates = accel.decode(int(candidates.tokens[0]))
             steps.append({"position": position} | {name: value - before[name] for name, value in accel.stats.counters.items()})
-    return steps, prefill
+    return {"config": config, "config_digest": CONFIGS[config].digest, "prefill": prefill, "steps": steps}
 
 
-def main(full=False):
-    """Measure and write."""
-    steps, prefill = measure()
-    _picture(steps, _DOCS / "img" / "cycles.png")
-    runs = [_kept("kv260", run) for run in RUNS]
-    if full or _place("kv260", FULL).exists():
-        runs.append(_kept("kv260", FULL))
-    _stall_picture(runs, _DOCS / "img" / "stalls.png")
-    text = "\n".join([
-        "# Performance", "",
-        "Written by `make bench`; simulated, never run on hardware.", "",
-        *_shapes(runs), *_demo(steps, prefill)])
-    (_DOCS / "performance.md").write_text(text)
-    print(text)
+def _demo(config="tiny"):
+    """What :func:`measure` finds for the demo model, kept by digest."""
+    data = packer("demo", config)
+    path = path_of(config, "demo", hashlib.sha256(data).hexdigest(), _PROMPT, str(_TOKENS))
+    return kept(path, lambda: measure(config, Image.open(data)))
 
 
-def _place(config, run):
-    """File of a run: named by the digest of all that its figures depend on."""
-    sources = [Path(module.__file__) for module in (benches, pack, place, program, scratch, synthetic)]
-    sources += sorted(Path(__file__).parent.glob("*.[ch]pp"))
-    parts = [_verilog(config), repr(PRESETS["kv260"]), repr(SHAPES[run["shape"]]), json.dumps(run, sort_keys=True),
-             *(path.read_text() for path in sources)]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return cache_folder("bench") / f"{run['shape']}_{digest}.json"
+@click.command()
+@click.option("--full", is_flag=True, help="Also run a token at full depth.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Simulations at a time.")
+@click.option("--only-write", is_flag=True, help="Measure nothing: write the page from what was measured last.")
+def main(full, jobs, only_write):
+    """Measure and write docs/performance.md."""
+    stored = _DOCS / "performance.json"
+    if not only_write:
+        demo = _demo()
+        pictures.cycles(demo["steps"], _DOCS / "img" / "cycles.png")
+        steps = demo["steps"]
+        wanted = [*RUNS, FULL] if full or path_of_run(CONFIG, FULL).exists() else RUNS
+        measured = {"runs": results(CONFIG, wanted, jobs),
+                    "demo": demo | {"steps": [steps[0], steps[len(steps) // 2], steps[-1]]}}
+        stored.write_text(json.dumps(measured, indent=1) + "\n")
+    measured = json.loads(stored.read_text())
+    write(measured, _DOCS / "performance.md")
+    click.echo("\n\n".join(sections(measured).values()))
 
 
-_texts = {}
+def write(measured, page):
+    """Put the sections between their marks in ``page``, and its pictures beside it."""
+    text = page.read_text()
+    for name, section in sections(measured).items():
+        begin, end = f"<!-- Written by `make bench`: {name}. -->", f"<!-- End of {name}. -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"{page.name} must have the line {begin} and, below it, {end}, once")
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{section}\n\n{end}{rest.split(end)[1]}"
+    page.write_text(text)
+    runs = measured["runs"]
+    pictures.stalls(runs, page.parent / "img" / "stalls.png")
+    if parts := [run for run in runs if run["parts"]]:
+        pictures.time(parts, page.parent / "img" / "time.png")
+    pictures.roofline(roofline(CONFIG, runs, SHAPES), page.parent / "img" / "roofline.png")
 
 
-def _verilog(config):
-    if config not in _texts:
-        _texts[config] = verilog.accelerator(CONFIGS[config])
-    return _texts[config]
+def sections(measured):
+    """{name: text} of all that is written between the marks of the page, from what was measured."""
+    runs = measured["runs"]
+    return {"targets": _targets(runs), "runs": _runs(runs), "depth": _depth(runs), "stalls": _stalls(runs), "time": _time(runs),
+            "comparison": _comparison(runs), "demo": _demo_table(measured["demo"])}
 
 
-def _kept(config, run):
-    path = _place(config, run)
-    if not path.exists():
-        result = benches.bench(config, SHAPES[run["shape"]], progress=benches.say_to_stderr,
-                               **{key: value for key, value in run.items() if key != "shape"})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2))
-    return json.loads(path.read_text())
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _shapes(runs):
-    """Section: figures of model shapes."""
+def _targets(runs):
+    return _table(["shape", "figure", "behind positions", "head", "at least", "found", "how", "", "the number is"], verdicts(runs))
+
+
+def _layers(run):
+    return f"{run['simulated_layers']} of {run['layers']}" + (", extrapolated" if run["extrapolated"] else "")
+
+
+def _runs(runs):
     first = runs[0]
-    lines = [
-        "## Shapes of published models", "",
-        f"Configuration `{first['config']}` ({first['config_digest']}) at {first['clock_mhz']:g} MHz, memory model "
-        f"`{first['memory']}`, weights made up, one layer of each shape compared bit for bit with the golden machine. "
-        "Head `ternary (no rescoring)` is one digit plane: what a shortlist costs without its rescoring; `exact` is five. "
-        f"Pure reading in the same run: {first['pure_read_bytes_per_s'] / 1e9:.2f} GB/s. *Share* is bytes a second that a whole "
-        "token moves over that. Where fewer layers were simulated than the model has, the rest is extrapolated, counter by "
-        "counter, from the difference of two runs.", "",
-        "| shape | head | position | layers simulated | decode, tokens/s | share | MB a token | prefill, tokens/s | TTFT, s |",
-        "|---|---|---|---|---|---|---|---|---|"]
+    rows = []
     for run in runs:
-        prefill = "| |"
+        prefill = ["", ""]
         if run["prompt_tokens"]:
-            prefill = f"| {run['prefill_tokens_per_s']:,.0f} ({run['prompt_tokens']} tokens) | {run['time_to_first_token_s']:.3f}"
-        layers = f"{run['simulated_layers']} of {run['layers']}" + (", extrapolated" if run["extrapolated"] else "")
-        lines.append(f"| {run['shape']} | {run['head']} | {run['context']} | {layers} | {run['decode_tokens_per_s']:.2f} | "
-                     f"{run['bandwidth_share']:.4f} | {run['bytes_per_token'] / 1e6:.1f} {prefill} |")
-    return [*lines, "", *(f"`{shape.name}`: {shape.source}." for shape in SHAPES.values() if shape.name != "tiny"), "",
-            "![Where the engine's cycles go](img/stalls.png)", ""]
+            prefill = [f"{run['prefill_tokens_per_s']:,.0f} ({run['prompt_tokens']} tokens)", f"{run['time_to_first_token_s']:.3f}"]
+        rows.append([run["shape"], run["head"], f"{run['context']:,}", _layers(run), f"{run['decode_tokens_per_s']:.2f}",
+                     f"{run['bandwidth_share']:.4f}", f"{run['bytes_per_token'] / 1e6:.1f}", *prefill, run["checked"]])
+    shapes = {run["shape"]: run["shape_source"] for run in runs}
+    return "\n\n".join([
+        f"Configuration `{first['config']}` ({first['config_digest']}) at {first['clock_mhz']:g} MHz, memory model "
+        f"`{first['memory']}`. A pure read in the same runs: {first['pure_read_bytes_per_s'] / 1e9:.2f} GB/s.",
+        _table(["shape", "head", "position", "layers simulated", "decode, tokens/s", "share", "MB a token", "prefill, tokens/s",
+                "TTFT, s", "compared with the golden machine"], rows),
+        "\n".join(f"- `{name}`: {source}." for name, source in shapes.items())])
 
 
-def _demo(steps, prefill):
-    """Section: figures of the demo model."""
-    config = CONFIGS["tiny"]
-    clock_hz = config.clock_mhz * 1e6
+def _depth(runs):
+    """Whole runs beside the extrapolated ones of the same shape, head and position."""
+    key = ("shape", "head", "context")
+    rows = []
+    for whole in (run for run in runs if not run["extrapolated"]):
+        for run in (run for run in runs if run["extrapolated"] and all(run[name] == whole[name] for name in key)):
+            off = run["cycles_per_token"] / whole["cycles_per_token"] - 1
+            rows.append([run["shape"], run["head"], f"{run['context']:,}", f"{whole['layers']}: {whole['cycles_per_token']:,.0f}",
+                         f"{run['simulated_layers']}: {run['cycles_per_token']:,.0f}", f"{100 * off:+.3f} %"])
+    if not rows:
+        return "No token at full depth is among these runs; `--full` adds one."
+    return _table(["shape", "head", "position", "all layers: cycles", "layers simulated: cycles, extrapolated", "difference"], rows)
 
-    def row(step):
-        beats = step["PORT0_BEATS"]
-        return (f"| {step['position']} | {step['CYCLES']:,} | {clock_hz / step['CYCLES']:,.0f} | {beats * config.port_bytes:,} | "
-                f"{beats / step['CYCLES']:.3f} | {step['MATMUL_BUSY'] / step['CYCLES']:.3f} |")
 
-    return [
-        "## The demo model", "",
-        f"Configuration `{config.name}` ({config.digest}), memory model `kv260`, at {config.clock_mhz:g} MHz.", "",
-        "| position | cycles | tokens a second | bytes read | share of cycles with a beat on the port | with a weight beat |",
-        "|---|---|---|---|---|---|", *(row(step) for step in (steps[0], steps[len(steps) // 2], steps[-1])), "",
+def _stalls(runs):
+    causes = {"wait_weights": "waits for memory", "wait_tables": "for tables", "wait_drain": "for results to leave",
+              "no_command": "no activations yet"}
+    rows = []
+    for run in runs:
+        engine, total = run["stalls"]["matmul"], run["cycles_per_token"]
+        rows.append([run["shape"], run["head"], f"{run['context']:,}",
+                     *(f"{100 * engine[cause] / total:.2f} %" for cause in causes)])
+    return _table(["shape", "head", "position", *causes.values()], rows)
+
+
+def _time(runs):
+    rows = []
+    for run in (run for run in runs if run["parts"]):
+        for part in ("rest", "layers", "head"):
+            found = run["parts"][part]
+            ms = found["cycles"] / run["clock_mhz"] / 1e3
+            read_ms = found["bytes"] / run["pure_read_bytes_per_s"] * 1e3
+            name = {"rest": "start, embedding, end", "layers": f"{run['layers']} layers", "head": "head"}[part]
+            rows.append([run["shape"], run["head"], f"{run['context']:,}", name, f"{ms:.3f}", f"{found['bytes'] / 1e6:.2f}",
+                         f"{read_ms:.3f}", f"{ms - read_ms:.3f}"])
+    if not rows:
+        return "No run with this division is among those above."
+    table = _table(["shape", "head", "position", "part", "ms", "MB", "ms of a pure read of them", "beyond, ms"], rows)
+    return f"![Where a token's time goes](img/time.png)\n\n{table}"
+
+
+def _comparison(runs):
+    board = BOARD_BYTES_PER_S
+
+    def rate(tokens_per_s, bytes_per_token):
+        return f"{bytes_per_token / 1e6:.1f}", f"{100 * tokens_per_s * bytes_per_token / board:.0f} %"
+
+    rows = []
+    for system in SYSTEMS:
+        moved = rate(system.decode_tokens_per_s, system.bytes_per_token) if system.bytes_per_token else ("", "")
+        first = f"{system.first_token_s:.2f} ({system.prompt_tokens} tokens)" if system.first_token_s else ""
+        rows.append([system.name, system.model, "hardware", f"{system.position:,}" if system.position else "short",
+                     f"{system.decode_tokens_per_s:g}", *moved, first,
+                     system.source + (f"; bytes: {system.bytes_from}" if system.bytes_from else "")])
+    for run in runs:
+        first = f"{run['time_to_first_token_s']:.2f} ({run['prompt_tokens']} tokens)" if run["prompt_tokens"] else ""
+        rows.append([f"**Celosia**, {run['head']} head", run["shape"], "**simulated**", f"{run['context']:,}",
+                     f"{run['decode_tokens_per_s']:.2f}", *rate(run["decode_tokens_per_s"], run["bytes_per_token"]), first,
+                     f"this page; {_layers(run)} layers"])
+    return _table(["system", "model", "on", "position", "decode, tokens/s", "MB a token", f"of {board / 1e9:g} GB/s",
+                   "first token, s", "source"], rows)
+
+
+def _demo_table(demo):
+    config = CONFIGS[demo["config"]]
+    clock_hz, prefill = config.clock_mhz * 1e6, demo["prefill"]
+    rows = [[step["position"], f"{step['CYCLES']:,}", f"{clock_hz / step['CYCLES']:,.0f}",
+             f"{step['PORT0_BEATS'] * config.port_bytes:,}", f"{step['PORT0_BEATS'] / step['CYCLES']:.3f}",
+             f"{step['MATMUL_BUSY'] / step['CYCLES']:.3f}"] for step in demo["steps"]]
+    return "\n\n".join([
+        f"Configuration `{config.name}` ({demo['config_digest']}), memory model `kv260`, at {config.clock_mhz:g} MHz.",
+        _table(["position", "cycles", "tokens a second", "bytes read", "share of cycles with a beat on the port",
+                "with a weight beat"], rows),
         f"Prefill: {prefill['tokens']} prompt tokens, {config.token_lanes} at a time: {prefill['cycles']:,} cycles, "
         f"{prefill['cycles'] / prefill['tokens']:,.0f} a token, {clock_hz * prefill['tokens'] / prefill['cycles']:,.0f} tokens a "
-        "second.", "",
-        "![Cycles of a decoded token by cause](img/cycles.png)", "",
-        "What is no wait of the engine is time in which it had no product to compute: it waited for activations, "
-        "that is for norms, attention or quantisation.", ""]
-
-
-def _save(fig, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(fig)
-
-
-def _picture(steps, path):
-    positions = [step["position"] for step in steps]
-    layers = [[step[name] for step in steps] for _, name in _CAUSES]
-    layers.append([step["CYCLES"] - sum(step[name] for _, name in _CAUSES) for step in steps])
-    labels = [label for label, _ in _CAUSES] + ["the engine has no activations yet"]
-    fig, ax = plt.subplots(figsize=(8, 4.2), constrained_layout=True)
-    ax.stackplot(positions, layers, labels=labels, colors=_COLORS)
-    ax.set(xlabel="position", ylabel="cycles a token", xlim=(positions[0], positions[-1]),
-           title="Cycles of a decoded token by cause (tiny, simulated)")
-    ax.legend(loc="lower left", fontsize=8)
-    _save(fig, path)
-
-
-def _stall_picture(runs, path):
-    """Share of a decoded token's cycles in which the engine had no beat, by cause; a bar a run."""
-    causes = {"wait_weights": _CAUSES[1][0], "wait_tables": _CAUSES[2][0], "wait_drain": _CAUSES[3][0],
-              "no_command": "the engine has no activations yet"}
-    names = [f"{run['shape']}\n{run['head'].split()[0]} head, position {run['context']}"
-             + ("" if run["extrapolated"] else ", whole") for run in runs]
-    fig, ax = plt.subplots(figsize=(8, 0.8 + 0.5 * len(runs)), constrained_layout=True)
-    left = [0.0] * len(runs)
-    for (cause, label), color in zip(causes.items(), _COLORS[1:]):
-        share = [100 * run["stalls"]["matmul"][cause] / run["cycles_per_token"] for run in runs]
-        ax.barh(names, share, left=left, label=label, color=color)
-        left = [a + b for a, b in zip(left, share)]
-    ax.invert_yaxis()
-    ax.set(xlabel="% of the cycles of a decoded token", title="Where the engine waits (kv260, simulated)")
-    ax.legend(fontsize=8)
-    _save(fig, path)
+        "second."])
 
 
 if __name__ == "__main__":
-    main(full="--full" in sys.argv[1:])
+    main()

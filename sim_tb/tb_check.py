@@ -3,9 +3,11 @@
 import cocotb
 from cocotb.triggers import RisingEdge
 
+from celosia.hw.ctrl.check import DescriptorCheck
+from celosia.hw.isa import Sink
 from celosia.hw.links import Launch
 from celosia.hw.regs import Error
-from celosia.sim_tb.descriptors import body, judge, raw
+from celosia.sim_tb.descriptors import body, judge, raw, row_quantum
 from celosia.sim_tb.link import pack, parameters, rng, start_clock
 
 
@@ -31,12 +33,13 @@ def near(numbers, size, launch):
     if opcode == 1:
         base, stride, words = place(size["p_words"])
         return raw(1, d_base=base, d_stride=stride, n_words=numbers.choice([words, words, 0]),
-                   index=numbers.randrange(4))
+                   index=numbers.randrange(4), rank=min(255, around(numbers, size["top_k"])))
     if opcode == 2:
         planes = numbers.randrange(8)
         most = ((1 << size["accumulator_bits"] - 1) - 1) // (64 * (3**max(1, planes) - 1)) // size["columns"]
-        return raw(2, n_row_groups=around(numbers, 4, 8), planes=planes,
-                   n_col_blocks=around(numbers, size["max_columns"] // size["columns"], most))
+        return raw(2, n_row_groups=around(numbers, 4, 8, row_quantum(size) // size["engine_rows"]), planes=planes,
+                   n_col_blocks=around(numbers, size["max_columns"] // size["columns"], most),
+                   gather=int(numbers.random() < 0.3), rank=min(255, around(numbers, size["top_k"])))
     if opcode == 4:
         return raw(4, group=min(63, around(numbers, heads)),
                    head_words=min(63, around(numbers, size["max_head_words"])))
@@ -47,7 +50,7 @@ def near(numbers, size, launch):
     if numbers.random() < 0.7:
         fields |= {"mul1": fields["mul1"] % 5, "mul3": fields["mul3"] % 5, "add": fields["add"] % 3,
                    "sink": fields["sink"] % 7}
-    target = numbers.choice("xpdah")
+    target = numbers.choice("xpdahr")
     words = numbers.choice([1, beat_words, 3 * beat_words, around(numbers, beat_words * size["max_head_words"])])
     ranges = {}
     if target in "xpd":
@@ -56,6 +59,10 @@ def near(numbers, size, launch):
     elif target == "a":
         words = numbers.randint(1, 20)
         ranges = {"d_base": max(0, size["max_columns"] // lanes - words + numbers.choice([-1, 0, 1]))}
+    elif target == "r":
+        words = numbers.randint(1, 4)
+        ranges = {"d_base": max(0, size["top_k"] * row_quantum(size) // lanes - words + numbers.choice([-1, 0, 1]))}
+        fields["sink"] = Sink.RESCORE.value
     return raw(3, n_words=words, block_words=numbers.choice([words, words, words, 0]), **ranges, **fields,
                head=min(63, around(numbers, heads)))
 
@@ -69,7 +76,7 @@ async def judges_as_written(dut):
         launch = {"n_tokens": numbers.randint(1, size["token_lanes"]), "first_position": 0}
         bits = near(numbers, size, launch)
         dut.bits.value, dut.launch.value = bits, pack(Launch, launch)
-        for _ in range(5):
+        for _ in range(DescriptorCheck.LATENCY + 1):
             await edge
         want, found = judge(bits, launch, size), int(dut.code.value)
         assert found == want, f"trial {number}: {found}, not {want}, for {bits & 0xFF} {launch} " + (

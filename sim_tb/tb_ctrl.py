@@ -56,6 +56,9 @@ async def registers_keep_values(dut, stall):
             await host.write(place, 0xFFFF_FFFF)
             assert await host.read(place) == 0
     assert await host.read("STATUS") == 0
+    await reset(dut)
+    for place in values:
+        assert await host.read(place) == 0, f"register at {place:#x} after a reset"
 
 
 @cocotb.test()
@@ -144,8 +147,8 @@ async def bad_descriptors(dut):
     good = raw(Opcode.MATMUL, n_row_groups=4, n_col_blocks=1, planes=1)
     for number, (bits, code) in enumerate([
         (raw(5), Error.OPCODE), (raw(255), Error.OPCODE),
-        (raw(Opcode.LOAD, n_words=1, index=3), Error.OPCODE),
-        (raw(Opcode.VECTOR, n_words=1, block_words=1, sink=7), Error.OPCODE),
+        (raw(Opcode.VECTOR, n_words=1, block_words=1, mul1=5), Error.OPCODE),
+        (raw(Opcode.LOAD, n_words=1, index=Index.CANDIDATE, rank=bench.size["top_k"]), Error.SIZE),
         (raw(Opcode.LOAD, n_words=0), Error.SIZE),
         (raw(Opcode.MATMUL, n_row_groups=4, n_col_blocks=1, planes=6), Error.SIZE),
         (raw(Opcode.VECTOR, n_words=1, block_words=1, x_base=0xFFFF), Error.SIZE),

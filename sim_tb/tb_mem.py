@@ -7,6 +7,7 @@ import cocotb
 from cocotb.triggers import RisingEdge
 
 from celosia.hw.links import Dest, ParamWrite, ReadJob
+from celosia.hw.mem.fetch import USED_BITS
 from celosia.hw.mem.links import ErrorReport, Fetched, LoadCommand, Windows, WriteWord
 from celosia.hw.regs import Error
 from celosia.sim_tb.axi_ram import AxiRam
@@ -269,7 +270,8 @@ async def flush_of_a_reader(dut):
 
 def program(data, offset, count):
     start = MODEL_BASE + offset
-    return [{"bits": int.from_bytes(data[start + 64 * k:start + 64 * k + 64], "little"), "index": k,
+    used = (1 << USED_BITS) - 1
+    return [{"bits": int.from_bytes(data[start + 64 * k:start + 64 * k + 64], "little") & used, "index": k,
              "last": int(k == count - 1)} for k in range(count)]
 
 

@@ -1,11 +1,14 @@
-"""TopK against its golden function: random words, ties, NaN, short lists. Parameters: ``lanes``, ``top_k``."""
+"""TopK against its golden function: random words, ties, NaN, short lists, shortlists scored again.
+
+Parameters: ``lanes``, ``top_k``, ``row_quantum``.
+"""
 
 import cocotb
 import torch
 from cocotb.triggers import RisingEdge
 
 from celosia.gen.golden import f32
-from celosia.gen.golden.vector import topk
+from celosia.gen.golden.vector import TopkWords, best
 from celosia.hw.links import TopkWord
 from celosia.sim_tb.link import Source, parameters, reset, rng, start_clock
 
@@ -36,37 +39,75 @@ async def read_all(dut):
     return pairs
 
 
+async def strobe(dut, name):
+    getattr(dut, name).value = 1
+    await RisingEdge(dut.clk)
+    getattr(dut, name).value = 0
+
+
+def rescoring(random, shortlist, lanes, row_quantum):
+    """Words with new logits for the first ranks of the shortlist; often all the same."""
+    n_ranks = random.randint(0, len(shortlist))
+    logits = [logit_bits(random) for _ in range(n_ranks * row_quantum)]
+    logits = logits[:1] * len(logits) if random.random() < 0.3 else logits
+    return [{"first": at, "n_valid": random.getrandbits(20), "rescore": 1, "logits": logits[at:at + lanes]}
+            for at in range(0, len(logits), lanes)]
+
+
+def candidates_of(words, top_k, shortlist=(), row_quantum=1):
+    """(numbers, bits) of the golden function."""
+    if not words:
+        return []
+    golden = TopkWords(torch.tensor([word["first"] for word in words]), words[0]["n_valid"],
+                       f32.from_bits([word["logits"] for word in words]), bool(words[0]["rescore"]))
+    numbers, logits = best(*golden.offer(shortlist, row_quantum), top_k)
+    return list(zip(numbers.tolist(), f32.to_bits(logits).tolist()))
+
+
 @cocotb.test()
 @cocotb.parametrize(stall=[0.0, 0.4])
 async def matches_golden(dut, stall):
-    lanes, top_k = parameters()["lanes"], parameters()["top_k"]
+    lanes, top_k, row_quantum = (parameters()[name] for name in ("lanes", "top_k", "row_quantum"))
     random = rng("words")
     start_clock(dut)
     source = Source(dut, "i", shape=TopkWord(lanes), stall=stall)
-    dut.clear.value = 0
-    dut.read_index.value = 0
+    dut.clear.value = dut.keep.value = 0
+    dut.read_index.value = dut.rank.value = 0
     await reset(dut)
-    for round_number in range(20):
+    for round_number in range(40):
         n_words = random.choice((1, 2, 10, 40))
         first_word = random.choice((0, (1 << 20) // lanes - n_words))
-        n_valid = max(0, first_word * lanes + random.randrange(n_words * lanes + 1))
-        words = [{"first": (first_word + i) * lanes, "n_valid": n_valid,
+        n_valid = min(first_word * lanes + random.randrange(n_words * lanes + 1), (1 << 20) - 1)
+        words = [{"first": (first_word + i) * lanes, "n_valid": n_valid, "rescore": 0,
                   "logits": [logit_bits(random) for _ in range(lanes)]} for i in range(n_words)]
         await source.send(words)
         if round_number % 4 == 3:       # cleared while elements are under way
-            dut.clear.value = 1
-            await RisingEdge(dut.clk)
-            dut.clear.value = 0
+            await strobe(dut, "clear")
             await settle(dut)
             assert dut.count.value == 0
             continue
         await settle(dut)
-        numbers, logits = topk(f32.from_bits([word["logits"] for word in words]),
-                               torch.tensor([word["first"] for word in words]), n_valid, top_k)
         found = await read_all(dut)
-        assert found == list(zip(numbers.tolist(), f32.to_bits(logits).tolist())), f"round {round_number}"
-        dut.clear.value = 1
-        await RisingEdge(dut.clk)
-        dut.clear.value = 0
+        assert found == candidates_of(words, top_k), f"round {round_number}"
+        if round_number % 4 != 2:
+            await strobe(dut, "keep")
+            if round_number % 8 == 1:   # cleared while numbers are put aside
+                await strobe(dut, "clear")
+                await settle(dut)
+                assert dut.count.value == 0
+                continue
+            await settle(dut)
+            assert dut.count.value == 0
+            shortlist = [number for number, _ in found]
+            for rank, number in enumerate(shortlist):
+                dut.rank.value = rank
+                await RisingEdge(dut.clk)
+                await RisingEdge(dut.clk)
+                assert dut.number.value == number, f"round {round_number}, rank {rank}"
+            words = rescoring(random, shortlist, lanes, row_quantum)
+            await source.send(words)
+            await settle(dut)
+            assert await read_all(dut) == candidates_of(words, top_k, shortlist, row_quantum), f"rescoring {round_number}"
+        await strobe(dut, "clear")
         await RisingEdge(dut.clk)
         assert dut.count.value == 0

@@ -130,7 +130,7 @@ def run_golden(f, n_tokens, state, random, lanes):
                   "last": last, "scale": scale, "data": elements}
                  for token, word, last, scale, elements in zip(*(column.tolist() for column in columns))]
     elif words is not None:
-        topk = [{"first": first, "n_valid": words.n_valid, "logits": logits}
+        topk = [{"first": first, "n_valid": words.n_valid, "rescore": int(words.rescore), "logits": logits}
                 for first, logits in zip(words.first.tolist(), f32.to_bits(words.logits).tolist())]
     return fed[Source.MATMUL], fed[Source.ATTEND], quant, topk
 

@@ -1,13 +1,15 @@
 """Random models of many shapes through the whole simulated accelerator, in every configuration, against the golden machine."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from random_models import SMALL, random_image
 
+from celosia.gen import fit
 from celosia.gen.device import GoldenDevice
-from celosia.gen.model import ModelConfig
+from celosia.gen.model import HeadPlan, ModelConfig
 from celosia.gen.verilog import accelerator
 from celosia.host.accelerator import Accelerator
 from celosia.host.image import Image
@@ -51,9 +53,9 @@ def run(device, data, tokens, chunks):
         return found, np.array(device.peek(base, image.header["cache_bytes"]))
 
 
-def check(config, model, memory, seed, n_tokens, chunks):
+def check(config, model, memory, seed, n_tokens, chunks, plan=HeadPlan()):
     accel = CONFIGS[config]
-    data, _, _ = random_image(model, accel, seed, context=48)
+    data, _, _ = random_image(model, accel, seed, 48, plan)
     rng = random.Random(seed)
     tokens = [rng.randrange(model.vocab_size) for _ in range(n_tokens)]
     expected, expected_cache = run(GoldenDevice(accel), data, tokens, chunks)
@@ -76,6 +78,15 @@ def test_random_shapes(seed):
     model = random_shape(random.Random(seed))
     for config in ("tiny", "duo"):
         check(config, model, ["kv260", "stress"][seed % 2], seed, n_tokens=6, chunks=CONFIGS[config].token_lanes)
+
+
+@pytest.mark.parametrize("memory", PRESETS)
+@pytest.mark.parametrize("config", ["tiny", "duo"])
+@pytest.mark.parametrize("vocab, candidates, planes", [(29, 1, 1), (30, 2, 2), (41, None, 1), (3, 3, 3), (530, None, 1)])
+def test_shortlists(config, vocab, candidates, planes, memory):
+    model = replace(SMALL, vocab_size=vocab)
+    plan = fit.head_plan(model, CONFIGS[config], "shortlist", candidates, planes)
+    check(config, model, memory, seed=vocab, n_tokens=5, chunks=2, plan=plan)
 
 
 @pytest.mark.parametrize("config", ["tiny", "duo"])

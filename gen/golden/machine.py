@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from celosia.gen.golden.attention import attend
-from celosia.gen.golden.vector import VectorState, run_vector, topk
+from celosia.gen.golden.vector import VectorState, best, run_vector
 from celosia.hw import isa
 from celosia.hw.formats import TRITS_PER_BYTE, unpack_trit_byte
 from celosia.hw.isa import DESCRIPTOR_BYTES, Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
@@ -72,7 +72,7 @@ class Machine:
         self._query_scale = torch.full((2, c.token_lanes, c.max_queries), float("nan"))
         self._kv = {sink: (torch.zeros(c.token_lanes, size, dtype=torch.int8), torch.zeros(c.token_lanes))
                     for sink in (Sink.K, Sink.V)}
-        self._candidates = []
+        self._offered, self._shortlist = [], None
 
     def run(self, program, token_ids, first_position):
         """Run a program of the image, or (offset, count) in the model window, on up to ``token_lanes`` tokens.
@@ -93,8 +93,8 @@ class Machine:
             raise MachineError(Error.LAUNCH, 0, f"positions must be within {self.config.max_positions}, "
                                                 f"not {first_position} to {first_position + n - 1}")
         self._token_ids, self._n, self._first = list(token_ids), n, first_position
-        self._candidates, self._rows = [], deque()
         self._vector.kept.zero_()
+        self._offered, self._shortlist, self._rows = [], None, deque()
         if isinstance(program, str):
             where = self.header["programs"][program]
             program = where["offset"], where["count"]
@@ -104,10 +104,9 @@ class Machine:
 
     def candidates(self):
         """What the top-k unit of the last run holds: [(token, logit)]."""
-        if not self._candidates:
+        if not self._offered:
             return []
-        logits, first = (torch.cat([getattr(words, name) for words in self._candidates]) for name in ("logits", "first"))
-        tokens, values = topk(logits, first, self._candidates[-1].n_valid, self.config.top_k)
+        tokens, values = best(*(torch.cat(part) for part in zip(*self._offered)), self.config.top_k)
         return list(zip(tokens.tolist(), values.tolist()))
 
     def execute(self, index, opcode, fields):
@@ -145,10 +144,22 @@ class Machine:
         return np.stack([self._window(index, self.model, fields["addr"] + p * fields["port_stride"] + offset, size)
                          for p in range(self.config.n_ports)])
 
+    def _gathered(self, index, rank):
+        """Number of the candidate of ``rank`` in the shortlist, which ends with the first that is asked for."""
+        if self._shortlist is None:
+            self._shortlist = [token for token, _ in self.candidates()]
+            self._offered = []
+        if rank >= len(self._shortlist):
+            raise ValueError(f"Descriptor {index} asks for candidate {rank} of {len(self._shortlist)}")
+        return self._shortlist[rank]
+
     # Units
 
     def _load(self, index, f):
         c = self.config
+        if f["index"] is Index.CANDIDATE:
+            f = f | {"addr": f["addr"] + self._gathered(index, f["rank"]) // c.row_quantum * f["index_stride"],
+                     "index": Index.NONE}
         row_bytes = f["n_words"] * c.vector_lanes * 4 // c.n_ports
         rows = {Index.NONE: [0], Index.TOKEN: self._token_ids,
                 Index.POSITION: range(self._first, self._first + self._n)}[f["index"]]
@@ -160,6 +171,9 @@ class Machine:
 
     def _matmul(self, index, f):
         c = self.config
+        if f["gather"]:
+            matrix_bytes = f["planes"] * f["n_row_groups"] * f["n_col_blocks"] * c.port_bytes
+            f = f | {"addr": f["addr"] + self._gathered(index, f["rank"]) // c.row_quantum * matrix_bytes}
         weights = self._unpacked(index, f)
         act = self._act[f["bank"], :1 if f["tokens"] is Tokens.LAST else self._n, :weights.shape[1]]
         acc = (act.to(weights.dtype) @ weights.T).to(torch.int64)
@@ -198,7 +212,12 @@ class Machine:
             raise MachineError(Error.SIZE, index, str(error)) from None
         sink, lanes = f["sink"], self.config.vector_lanes
         if sink is Sink.TOPK:
-            self._candidates.append(words)
+            self._shortlist = None
+            self._offered.append(words.offer())
+        elif sink is Sink.RESCORE:
+            if self._shortlist is None:
+                raise ValueError(f"Descriptor {index} rescores a shortlist, and nothing asked for its candidates")
+            self._offered.append(words.offer(self._shortlist, self.config.row_quantum))
         elif sink not in (Sink.NONE, Sink.X):
             bank = {Sink.ACT: lambda: self._act[f["bank"]], Sink.Q: lambda: self._query[f["bank"], :, f["head"]],
                     Sink.K: lambda: self._kv[sink][0], Sink.V: lambda: self._kv[sink][0]}[sink]()
@@ -255,12 +274,15 @@ def size_fits(config, opcode, f, n_tokens):
 
     max_group = config.max_queries // config.token_lanes
     if opcode is Opcode.LOAD:
-        rows = 1 if f["index"] is Index.NONE else n_tokens
-        return f["n_words"] and end("d_base", "d_stride", rows) <= config.p_words
+        rows = n_tokens if f["index"] in (Index.TOKEN, Index.POSITION) else 1
+        return (f["n_words"] and end("d_base", "d_stride", rows) <= config.p_words
+                and (f["index"] is not Index.CANDIDATE or f["rank"] < config.top_k))
     if opcode is Opcode.MATMUL:
         return (f["n_row_groups"] and f["n_row_groups"] * config.engine_rows % config.vector_lanes == 0
                 and 1 <= f["planes"] <= 5 and 1 <= f["n_col_blocks"]
-                and f["n_col_blocks"] * config.columns <= min(config.max_columns, config.max_planes_columns(f["planes"])))
+                and f["n_col_blocks"] * config.columns <= min(config.max_columns, config.max_planes_columns(f["planes"]))
+                and (not f["gather"] or f["rank"] < config.top_k
+                     and f["n_row_groups"] * config.engine_rows == config.row_quantum))
     if opcode is Opcode.ATTEND:
         return 1 <= f["group"] <= max_group and 1 <= f["head_words"] <= config.max_head_words
     beats, part = divmod(f["n_words"] * config.vector_lanes, config.port_bytes)
@@ -269,6 +291,8 @@ def size_fits(config, opcode, f, n_tokens):
             and (not reads_p(f) or end("p_base", "p_stride") <= config.p_words)
             and (f["sink"] is not Sink.X or end("d_base", "d_stride") <= config.x_words)
             and (f["sink"] is not Sink.ACT or (f["d_base"] + f["n_words"]) * config.vector_lanes <= config.max_columns)
+            and (f["sink"] is not Sink.RESCORE
+                 or (f["d_base"] + f["n_words"]) * config.vector_lanes <= config.top_k * config.row_quantum)
             and (f["sink"] not in (Sink.Q, Sink.K, Sink.V) or not part and beats <= config.max_head_words)
             and (f["sink"] is not Sink.Q or f["head"] < max_group))
 

@@ -11,7 +11,7 @@ import torch
 
 from celosia.gen.golden import f32, ops
 from celosia.gen.golden.attention import attend
-from celosia.gen.golden.vector import topk
+from celosia.gen.golden.vector import best, topk
 
 __all__ = ["GoldenModel"]
 
@@ -41,6 +41,7 @@ class GoldenModel:
         self._weights = [{name: ops.exact_weights(getattr(layer, name).trits, 1) for name in _MATRICES}
                          for layer in model.layers]
         self._head = ops.exact_weights(model.head.weights, 121)
+        self._coarse = model.coarse and ops.exact_weights(model.coarse.weights, (3**model.plan.planes - 1) // 2)
         shape = (c.n_layers, c.n_kv_heads, self.context)
         self.keys, self.values = (torch.zeros(*shape, c.head_dim, dtype=torch.int8) for _ in range(2))
         self.key_scales, self.value_scales = torch.zeros(shape), torch.zeros(shape)
@@ -48,8 +49,25 @@ class GoldenModel:
     def forward(self, token_ids, first_position, *, last_only=False):
         """Logits float32 (tokens, vocab), or (1, vocab) of the last token; fills the cache from ``first_position``.
 
-        Positions before first_position must have been filled. ValueError where the context is too short.
+        They are those of the exact head, whatever the plan. Positions before first_position must have been filled.
+        ValueError where the context is too short.
         """
+        return self.logits(self.hidden(token_ids, first_position)[-1 if last_only else 0:])
+
+    def logits(self, hidden):
+        """Logits float32 (tokens, vocab) of the exact head."""
+        return self._logits(hidden, self._head, self._model.head.scale)
+
+    def coarse_logits(self, hidden):
+        """Logits float32 (tokens, vocab) of the rows that make the shortlist."""
+        return self._logits(hidden, self._coarse, self._model.coarse.scale)
+
+    def _logits(self, hidden, weights, row_scale):
+        codes, scale = ops.quantise_norm(hidden, self._model.final_norm, self.config.norm_eps)
+        return ops.bit_linear(codes, scale, weights, row_scale)
+
+    def hidden(self, token_ids, first_position):
+        """Output of the last layer, float32 (tokens, hidden); fills the cache from ``first_position``."""
         n = len(token_ids)
         if not 0 <= first_position <= self.context - n:
             raise ValueError(f"Positions must be within the context of {self.context}, "
@@ -63,14 +81,24 @@ class GoldenModel:
             codes, scale = ops.quantise_norm(x, layer.ffn_norm, eps)
             h = ops.gate(self._linear(i, "gate", codes, scale), self._linear(i, "up", codes, scale), self.config.act)
             x = f32.add(self._linear(i, "down", *self._quantise(h, layer.ffn_sub_norm)), x)
-        x = x[-1:] if last_only else x
-        codes, scale = ops.quantise_norm(x, self._model.final_norm, eps)
-        return ops.bit_linear(codes, scale, self._head, self._model.head.scale)
+        return x
 
     def step(self, token_ids, first_position, top_k):
         """The best candidates after the last token: [(token, logit)], best first."""
-        logits = self.forward(token_ids, first_position, last_only=True)
-        tokens, values = topk(logits, torch.zeros(1, dtype=torch.int64), logits.shape[1], top_k)
+        return self.candidates(self.hidden(token_ids, first_position)[-1:], top_k)
+
+    def candidates(self, hidden, top_k):
+        """The best candidates by the model's plan after one token: [(token, logit)], best first.
+
+        exact, ternary: the ``top_k`` best logits. shortlist: the ``plan.candidates`` best coarse logits, sorted by their exact
+        logits; of equal ones the one with the better coarse logit first.
+        """
+        plan = self._model.plan
+        logits = self.logits(hidden) if plan.kind == "exact" else self.coarse_logits(hidden)
+        kept = plan.candidates if plan.kind == "shortlist" else top_k
+        tokens, values = topk(logits, torch.zeros(1, dtype=torch.int64), logits.shape[1], kept)
+        if plan.kind == "shortlist":
+            tokens, values = best(tokens, self.logits(hidden)[0, tokens], kept)
         return list(zip(tokens.tolist(), values.tolist()))
 
     def _quantise(self, x, gain, spread=None):

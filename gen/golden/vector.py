@@ -31,7 +31,7 @@ from celosia.gen.golden import f32, func
 from celosia.hw.formats import F32_NAN, F32_NEG_ZERO, F32_ONE, bits_of
 from celosia.hw.isa import Add, Mul1, Mul2, Mul3, Reduce, Sink, Source, Tokens, Vector
 
-__all__ = ["N_SCALARS", "VectorState", "QuantWords", "TopkWords", "check_vector", "run_vector", "topk"]
+__all__ = ["N_SCALARS", "VectorState", "QuantWords", "TopkWords", "best", "check_vector", "run_vector", "topk"]
 
 N_SCALARS = 4           # scalar registers of a token
 _MAX_TOKENS = 16
@@ -103,11 +103,26 @@ class QuantWords:
 
 @dataclass
 class TopkWords:
-    """``links.TopkWord`` of a whole descriptor, in order: first int64 (n,), n_valid int, logits float32 (n, L)."""
+    """``links.TopkWord`` of a whole descriptor, in order: first int64 (n,), n_valid int, logits float32 (n, L).
+    """
 
     first: torch.Tensor
     n_valid: int
     logits: torch.Tensor
+    rescore: bool = False
+
+    def offer(self, shortlist=(), row_quantum=1):
+        """(numbers int64 (n,), logits float32 (n,)) of the elements that count, in order of arrival.
+
+        When they are rescored, element k row_quantum + (shortlist[k] mod row_quantum) is the logit of shortlist[k].
+        """
+        numbers = self.first[:, None] + torch.arange(self.logits.shape[1])
+        if not self.rescore:
+            counts = numbers < self.n_valid
+            return numbers[counts], self.logits[counts]
+        wanted = torch.tensor(list(shortlist), dtype=torch.int64)[numbers // row_quantum]
+        counts = numbers % row_quantum == wanted % row_quantum
+        return wanted[counts], self.logits[counts]
 
 
 def check_vector(fields):
@@ -182,8 +197,9 @@ def run_vector(fields, launch, state):
         d_at = _addresses(f["d_base"], f["d_stride"], tokens, n_words, state.x, "X")
         _check_hazards(x_at if x_used else None, d_at, row, word)
         state.x[d_at] = y
-    elif f["sink"] is Sink.TOPK:
-        return TopkWords(first=(f["d_base"] + word) * lanes, n_valid=f["imm0"] & 0xF_FFFF, logits=y[row, word])
+    elif f["sink"] in (Sink.TOPK, Sink.RESCORE):
+        return TopkWords(first=(f["d_base"] + word) * lanes, n_valid=f["imm0"] & 0xF_FFFF, logits=y[row, word],
+                         rescore=f["sink"] is Sink.RESCORE)
     elif f["sink"] in _QUANT_SINKS:
         return _quantise(f, y, state.scalars[f["scale_scalar"], tokens], tokens, row, word)
     return None
@@ -193,15 +209,21 @@ def topk(logits, first, n_valid, top_k):
     """The ``top_k`` best of the words that came: (numbers int64, logits float32), best first.
 
     ``logits`` float32 (n, L) and ``first`` (n,) in the order of arrival, numbers ascending; elements numbered n_valid
-    or more do not count. Larger first, equal ones in order of arrival; -0 is less than +0, NaN less than everything.
+    or more do not count.
     """
-    number = (torch.as_tensor(first)[:, None] + torch.arange(logits.shape[1])).reshape(-1)
-    bits = f32.to_bits(logits).reshape(-1)[number < n_valid]
-    number = number[number < n_valid]
+    return best(*TopkWords(torch.as_tensor(first), n_valid, logits).offer(), top_k)
+
+
+def best(number, logits, top_k):
+    """The ``top_k`` best of numbers int64 (n,) with logits float32 (n,), in order of arrival: (numbers, logits).
+
+    Larger first, equal ones in order of arrival; -0 is less than +0, NaN less than everything.
+    """
+    bits = f32.to_bits(logits)
     is_nan = bits & 0x7FFF_FFFF > 0x7F80_0000
     key = torch.where(bits >> 31 == 1, bits ^ 0xFFFF_FFFF, bits | 1 << 31)
-    best = torch.sort(torch.where(is_nan, 0, key), descending=True, stable=True).indices[:top_k]
-    return number[best], f32.from_bits(torch.where(is_nan, F32_NAN, bits)[best])
+    order = torch.sort(torch.where(is_nan, 0, key), descending=True, stable=True).indices[:top_k]
+    return number[order], f32.from_bits(torch.where(is_nan, F32_NAN, bits)[order])
 
 
 def _order(n_rows, n_words, block_words):

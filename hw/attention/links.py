@@ -11,12 +11,13 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 __all__ = ["QuerySlots", "AttentionSizes", "SliceJob", "QueryWrite", "TableWrite", "RecordScale",
-           "ScorePass", "LaneWeight", "WeightPass", "LaneState", "EXPONENT", "SHIFT_BITS", "VISIT_GAP",
-           "delay", "shift_amount"]
+           "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "SHIFT_BITS", "STEP",
+           "VISIT_GAP", "delay", "shift_amount"]
 
 EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
 SHIFT_BITS = 6          # of a shift; 48 and more give 0
-VISIT_GAP = 5           # cycles between two visits of the same running sum
+STEP = 3                # longest shift of one stage of Values
+VISIT_GAP = 6           # cycles a record takes at least
 
 
 def _power_of_two(value):
@@ -39,6 +40,7 @@ class QuerySlots:
             raise ValueError(f"query_lanes must be at most token_lanes or the heads of a token ({self.heads}), "
                              f"not {query_lanes!r}")
         self.query_lanes, self.max_passes = query_lanes, max_queries // query_lanes
+        self.place_bits = ceil_log2(max_queries)
         self._lane_log2 = ceil_log2(query_lanes)
         self._token_log2, self._head_log2 = ceil_log2(token_lanes), ceil_log2(self.heads)
         self.index_bits = ceil_log2(self.max_passes)
@@ -78,6 +80,7 @@ class AttentionSizes:
         self.token_lanes, self.query_lanes = token_lanes, query_lanes
         self.max_head_words, self.max_passes = max_head_words, self.slots.max_passes
         self.head_words_log2 = ceil_log2(max_head_words)
+        self.half = port_bytes // 2
         self.beat_words = port_bytes // vector_lanes
         positions_log2 = ceil_log2(-(-max_positions // n_ports))
         self.score_bits = 14 + ceil_log2(port_bytes * max_head_words) + 2
@@ -89,9 +92,9 @@ class AttentionSizes:
         return unsigned(8 * self.port_bytes)
 
     @property
-    def acc_word(self):
-        """The running sums of one word of a head."""
-        return data.ArrayLayout(signed(self.acc_bits), self.port_bytes)
+    def acc_half(self):
+        """The running sums of half a word of a head."""
+        return data.ArrayLayout(signed(self.acc_bits), self.half)
 
 
 class SliceJob(data.StructLayout):
@@ -101,7 +104,7 @@ class SliceJob(data.StructLayout):
             "n_past": 16, "n_chunk": 5, "first_token": 4, "head_words": 6, "bank": 1,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
-            "rest": 3,      # idle cycles after a record, so that its passes and the next's keep VISIT_GAP
+            "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP
         })
 
 
@@ -122,19 +125,18 @@ class TableWrite(data.StructLayout):
 
 
 class RecordScale(data.Struct):
-    """Scales of one record, binary32, and the first token that sees it."""
+    """Scales of one record, binary32."""
     ks: unsigned(32)
     vs: unsigned(32)
-    token: unsigned(4)
 
 
 class ScorePass(data.StructLayout):
-    """The scores of one pass and record; ``seen`` says which lanes count."""
+    """The scores of one pass and record. ``seen`` says which lanes count, ``odd`` and ``last`` are of the record."""
     def __init__(self, sizes):
         lanes = sizes.query_lanes
         super().__init__({"number": range(sizes.max_passes), "score": data.ArrayLayout(signed(sizes.score_bits), lanes),
                           "index": data.ArrayLayout(sizes.slots.index_bits, lanes), "seen": data.ArrayLayout(1, lanes),
-                          "ks": 32, "vs": 32})
+                          "odd": 1, "last": 1})
 
 
 class LaneWeight(data.Struct):
@@ -150,11 +152,18 @@ class WeightPass(data.StructLayout):
         super().__init__({"lanes": data.ArrayLayout(LaneWeight, sizes.query_lanes)})
 
 
-class LaneState(data.StructLayout):
+class QueryState(data.StructLayout):
     """Running state of one query in one slice, for the merge."""
     def __init__(self, sizes):
         super().__init__({"o_exponent": EXPONENT, "o_seen": 1,
                           "l_exponent": EXPONENT, "l_seen": 1, "l": sizes.sum_bits})
+
+
+class DrainShift(data.Struct):
+    """How far a slice shifts the sums that the merge reads: by ``first`` and by ``second``, or all bits away."""
+    first: unsigned(2)
+    second: unsigned(2)
+    drop: unsigned(1)
 
 
 def delay(m, value, cycles, *, reset_less=True):

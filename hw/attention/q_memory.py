@@ -1,17 +1,18 @@
-"""Query vectors and their factors, two banks: written element word by element word, read A vectors a cycle.
+"""Query vectors and their factors, two banks: written element word by element word, read A vectors and a factor a cycle.
 
 ::
 
     write --> lane 0: [bank, index, word] of B int8    --> data[0]      one cycle after read
           --> lane 1: ...                              --> data[1]
-          --> factors [bank, index] of each lane       --> factor[0..]  one cycle after factor_index
+          --> factors [bank, index, lane]              --> factor       one cycle after factor_lane, factor_index
 
-A slice has its own copy, because slices do not keep step. Rate: one write, A words and A factors a cycle.
+A slice has its own copy, because slices do not keep step. Rate: one write, A words and one factor a cycle.
 """
 
 from amaranth.hdl import Cat, Module, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from .links import AttentionSizes, QueryWrite
 
@@ -28,9 +29,8 @@ class QueryMemory(wiring.Component):
         Of all reads.
     word : In
         Word of the head, for all lanes.
-    index, factor_index : In, a lane
-    data, factor : Out, a lane
-        One cycle later.
+    index : In, and data : Out one cycle later, a lane
+    factor_lane, factor_index : In, and factor : Out one cycle later
     """
 
     def __init__(self, *, sizes):
@@ -41,8 +41,8 @@ class QueryMemory(wiring.Component):
         super().__init__({
             "write_en": In(1), "write": In(QueryWrite(sizes)),
             "bank": In(1), "word": In(sizes.head_words_log2),
-            "index": In(index).array(lanes), "factor_index": In(index).array(lanes),
-            "data": Out(sizes.beat).array(lanes), "factor": Out(32).array(lanes),
+            "index": In(index).array(lanes), "data": Out(sizes.beat).array(lanes),
+            "factor_lane": In(range(lanes)), "factor_index": In(index), "factor": Out(32),
         })
 
     def elaborate(self, platform):
@@ -66,15 +66,16 @@ class QueryMemory(wiring.Component):
                 self.data[lane].eq(read.data),
             ]
 
-            factors = memory.Memory(shape=32, depth=2 * sizes.max_passes, init=[])
-            m.submodules[f"factors_{lane}"] = factors
-            port, read = factors.write_port(), factors.read_port(domain="sync")
-            m.d.comb += [
-                port.en.eq(here & write.with_factor),
-                port.addr.eq(Cat(write.index, write.bank)),
-                port.data.eq(write.factor),
-                read.en.eq(1),
-                read.addr.eq(Cat(self.factor_index[lane], self.bank)),
-                self.factor[lane].eq(read.data),
-            ]
+        lane_log2, depth = ceil_log2(sizes.query_lanes), 2 * sizes.query_lanes * sizes.max_passes
+        m.submodules.factors = factors = memory.Memory(shape=32, depth=depth, init=[],
+                                                       attrs={"ram_style": "block"} if depth >= 128 else {})
+        port, read = factors.write_port(), factors.read_port(domain="sync")
+        m.d.comb += [
+            port.en.eq(self.write_en & write.with_factor),
+            port.addr.eq(Cat(write.lane[:lane_log2], write.index, write.bank)),
+            port.data.eq(write.factor),
+            read.en.eq(1),
+            read.addr.eq(Cat(self.factor_lane[:lane_log2], self.factor_index, self.bank)),
+            self.factor.eq(read.data),
+        ]
         return m

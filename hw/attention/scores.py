@@ -7,27 +7,29 @@
     pass i --> table --> query memory --> A x B products --> adder tree --> partial[i] (+)= --> after the last word: o
               s0        s1          s2                s3                ..  sum
 
-One pass a cycle. The passes of the last word also need the record's scales and a place for the weight (``space``).
-After the issue of a pass nothing stalls: ``o`` comes ``latency`` cycles later, without a handshake.
+One pass a cycle. The passes of the last word also need the record's first token and a place for the weight
+(``space``). After the issue of a pass nothing stalls: ``o`` comes a fixed number of cycles later, without a handshake.
 """
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .links import AttentionSizes, RecordScale, ScorePass, SliceJob, TableWrite, delay
+from .links import AttentionSizes, ScorePass, SliceJob, TableWrite, delay
 
 __all__ = ["Scores"]
 
 
 def _tree(m, terms):
-    """Registered sum of signed terms, four at a time; returns (sum, stages)."""
+    """Registered sum of signed terms, two at a time; returns (sum, stages)."""
     stages = 0
     while len(terms) > 1:
         sums = []
-        for first in range(0, len(terms), 4):
-            part = sum(terms[first + 1:first + 4], start=terms[first])
+        for a, b in zip(terms[::2], terms[1::2]):
+            # The later half of the sums, which are wider, go into DSPs.
+            part = Signal((a + b).shape(), attrs={"use_dsp": "simd"} if stages else {})
             total = Signal(part.shape(), reset_less=True)
+            m.d.comb += part.eq(a + b)
             m.d.sync += total.eq(part)
             sums.append(total)
         terms, stages = sums, stages + 1
@@ -41,9 +43,11 @@ class Scores(wiring.Component):
     -------
     job : In(SliceJob), constant while a command runs
     table_en, table : In, writes of the pass table
+    start : In(1), the next record is the first of a job
     i_key : In(stream), words of K, head_words a record
-    i_scale : In(stream(RecordScale)), one a record
-    space : In(1), one more pass of weights has a place
+    i_token : In(stream), one a record: the first token that sees it
+    odd : Out(1), the record at hand is the second, the fourth, ..
+    space : In(1), one more pass of weights of this record has a place
     issue : Out(1), a pass of weights was begun
     q_word, q_index : Out, and q_data : In one cycle later: the query memory
     o_valid, o : Out, scores of a pass
@@ -55,9 +59,9 @@ class Scores(wiring.Component):
         self._sizes = sizes
         lanes = sizes.query_lanes
         super().__init__({
-            "job": In(SliceJob(sizes)), "table_en": In(1), "table": In(TableWrite(sizes)),
-            "i_key": In(stream.Signature(sizes.beat)), "i_scale": In(stream.Signature(RecordScale)),
-            "space": In(1), "issue": Out(1),
+            "start": In(1), "job": In(SliceJob(sizes)), "table_en": In(1), "table": In(TableWrite(sizes)),
+            "i_key": In(stream.Signature(sizes.beat)), "i_token": In(stream.Signature(4)),
+            "odd": Out(1), "space": In(1), "issue": Out(1),
             "q_word": Out(sizes.head_words_log2), "q_index": Out(sizes.slots.index_bits).array(lanes),
             "q_data": In(sizes.beat).array(lanes),
             "o_valid": Out(1), "o": Out(ScorePass(sizes)),
@@ -73,10 +77,10 @@ class Scores(wiring.Component):
         m.d.comb += [
             last_word.eq(word == job.head_words - 1),
             last_pass.eq(number == job.n_passes - 1),
-            go.eq(self.i_key.valid & (rest == 0) & (~last_word | (self.i_scale.valid & self.space))),
+            go.eq(self.i_key.valid & (rest == 0) & (~last_word | (self.i_token.valid & self.space))),
             self.issue.eq(go & last_word),
             self.i_key.ready.eq(go & last_pass),
-            self.i_scale.ready.eq(go & last_pass & last_word),
+            self.i_token.ready.eq(go & last_pass & last_word),
         ]
         with m.If(rest != 0):
             m.d.sync += rest.eq(rest - 1)
@@ -85,13 +89,17 @@ class Scores(wiring.Component):
             with m.If(last_pass):
                 m.d.sync += word.eq(Mux(last_word, 0, word + 1))
                 with m.If(last_word):
-                    m.d.sync += rest.eq(job.rest)
+                    m.d.sync += [rest.eq(job.rest), self.odd.eq(~self.odd)]
+        with m.If(self.start):
+            m.d.sync += self.odd.eq(0)
 
         s1_go, s1_first, s1_last = Signal(), Signal(reset_less=True), Signal(reset_less=True)
+        s1_odd, s1_last_pass = Signal(reset_less=True), Signal(reset_less=True)
         s1_number, s1_key = Signal.like(number, reset_less=True), Signal(sizes.beat, reset_less=True)
-        s1_scale = Signal(RecordScale, reset_less=True)
+        s1_from = Signal(4, reset_less=True)
         m.d.sync += [s1_go.eq(go), s1_first.eq(word == 0), s1_last.eq(last_word), s1_number.eq(number),
-                     s1_key.eq(self.i_key.p), s1_scale.eq(self.i_scale.p), self.q_word.eq(word)]
+                     s1_key.eq(self.i_key.p), s1_from.eq(self.i_token.p), self.q_word.eq(word),
+                     s1_odd.eq(self.odd), s1_last_pass.eq(last_pass)]
         s2_key = delay(m, s1_key, 1)
 
         dots = []
@@ -110,7 +118,7 @@ class Scores(wiring.Component):
             m.d.sync += [s1_token.eq(read.data.token), s1_index.eq(read.data.index),
                          s1_used.eq(number < job.lane_passes[lane])]
             s2_seen = Signal(reset_less=True)
-            m.d.sync += s2_seen.eq(s1_used & (s1_token >= s1_scale.token))
+            m.d.sync += s2_seen.eq(s1_used & (s1_token >= s1_from))
 
             products = []
             for element in range(sizes.port_bytes):
@@ -128,7 +136,7 @@ class Scores(wiring.Component):
         result = Signal(ScorePass(sizes), reset_less=True)
         m.d.comb += self.o.eq(result)
         m.d.sync += [self.o_valid.eq(sum_go & sum_last), result.number.eq(sum_number),
-                     result.ks.eq(delay(m, s1_scale.ks, late)), result.vs.eq(delay(m, s1_scale.vs, late))]
+                     result.odd.eq(delay(m, s1_odd, late)), result.last.eq(delay(m, s1_last_pass, late))]
         for lane, (dot, index, seen) in enumerate(dots):
             partial = memory.Memory(shape=signed(sizes.score_bits), depth=sizes.max_passes, init=[])
             m.submodules[f"partial_{lane}"] = partial

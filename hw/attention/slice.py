@@ -2,22 +2,23 @@
 
 ::
 
-                      +-- K words --> queue --> Scores --> Softmax --> queue of weights --+
-    past, then chunk -+-- scales ---> queue ---^                                         v
-                      +-- V words ----------------------------------------------------> Values --> running sums
+                      +-- K words --> queue --> Scores --> queue --> Softmax --> queues of weights --+
+    past, then chunk -+-- scales ---> queue -----------------------^             (odd, even records) v
+                      +-- V words ---------------------------------------------------------------> Values --> sums
 
-Records come in the order K, scales, V. Scores of record j + 1 run while the values of record j are added; with enough
-lanes (all queries in one pass) a beat a cycle is taken in. The weight queue's places are counted when a pass begins
-(``space``), because nothing stalls between Scores and the queue.
+Records come in the order K, scales, V. Values adds two records at a time, while the scores of the next two run; with
+enough lanes (all queries in one pass) a beat a cycle is taken in. The places of the queues behind Scores and behind
+Softmax are counted when a pass begins (``space``), because nothing stalls on the way there.
 """
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from ..links import scale_beats
 from ..stream import Queue, connect
-from .links import AttentionSizes, LaneState, QueryWrite, RecordScale, SliceJob, TableWrite, WeightPass
+from .links import AttentionSizes, DrainShift, QueryState, QueryWrite, RecordScale, ScorePass, SliceJob, TableWrite, WeightPass
 from .q_memory import QueryMemory
 from .scores import Scores
 from .softmax import Softmax
@@ -25,8 +26,7 @@ from .values import Values
 
 __all__ = ["Feeder", "Slice"]
 
-_WEIGHT_PASSES = 32     # more than the latency from a pass to its weight
-_SCALES = 4             # records whose scales may wait
+_SHORTEST = 32          # places of a queue: more than the records that are between two units at once
 
 
 class Feeder(wiring.Component):
@@ -38,6 +38,7 @@ class Feeder(wiring.Component):
     i_past, i_chunk : In, words of a port
     o_key, o_value : Out, words of K and V
     o_scale : Out(stream(RecordScale))
+    o_token : Out(4), the first token that sees the record, with o_scale
     """
 
     def __init__(self, *, sizes):
@@ -47,7 +48,7 @@ class Feeder(wiring.Component):
         beat = stream.Signature(sizes.beat)
         super().__init__({
             "start": In(1), "job": In(SliceJob(sizes)), "i_past": In(beat), "i_chunk": In(beat),
-            "o_key": Out(beat), "o_scale": Out(stream.Signature(RecordScale)), "o_value": Out(beat)})
+            "o_key": Out(beat), "o_scale": Out(stream.Signature(RecordScale)), "o_token": Out(4), "o_value": Out(beat)})
 
     def elaborate(self, platform):
         m = Module()
@@ -61,7 +62,7 @@ class Feeder(wiring.Component):
             beat.eq(Mux(past, self.i_past.p, self.i_chunk.p)),
             valid.eq(Mux(past, self.i_past.valid, self.i_chunk.valid & chunk)),
             self.i_past.ready.eq(past & taken), self.i_chunk.ready.eq(chunk & taken),
-            self.o_key.p.eq(beat), self.o_value.p.eq(beat), self.o_scale.p.token.eq(Mux(past, 0, token)),
+            self.o_key.p.eq(beat), self.o_value.p.eq(beat), self.o_token.eq(Mux(past, 0, token)),
         ]
         if scale_beats(sizes.port_bytes) == 2:
             m.d.comb += [self.o_scale.p.ks.eq(low), self.o_scale.p.vs.eq(beat)]
@@ -105,11 +106,11 @@ class Slice(wiring.Component):
 
     Members
     -------
-    start : In(1), begin ``job``, which is constant until idle; forgets the running state
+    start : In(1), begin ``job``, which is constant until idle
     idle : Out(1)
     i_past, i_chunk : In, records of the port and of the chunk
     query_en, query, table_en, table : In, writes of the query memory and the pass table
-    read_en, read_number, read_word : In, and sums (one cycle later), state (same cycle) : Out, a lane
+    read_lane, read_number : In, and state : Out, in the same cycle; drain_en, .. : In, and sums : Out, as in Values
         For the merge, while idle.
     """
 
@@ -121,8 +122,9 @@ class Slice(wiring.Component):
         super().__init__({
             "start": In(1), "job": In(SliceJob(sizes)), "idle": Out(1), "i_past": In(beat), "i_chunk": In(beat),
             "query_en": In(1), "query": In(QueryWrite(sizes)), "table_en": In(1), "table": In(TableWrite(sizes)),
-            "read_en": In(1), "read_number": In(range(sizes.max_passes)), "read_word": In(sizes.head_words_log2),
-            "sums": Out(sizes.acc_word).array(lanes), "state": Out(LaneState(sizes)).array(lanes)})
+            "read_lane": In(range(lanes)), "read_number": In(range(sizes.max_passes)), "state": Out(QueryState(sizes)),
+            "drain_en": In(1), "drain_lane": In(range(lanes)), "drain_number": In(range(sizes.max_passes)),
+            "drain_half": In(sizes.head_words_log2 + 1), "drain_shift": In(DrainShift), "sums": Out(sizes.acc_half).array(lanes)})
 
     def elaborate(self, platform):
         m = Module()
@@ -133,37 +135,59 @@ class Slice(wiring.Component):
         m.submodules.softmax = softmax = Softmax(sizes=sizes)
         m.submodules.values = values = Values(sizes=sizes)
         m.submodules.keys = keys = Queue(sizes.beat, depth=max(2, 1 << sizes.head_words_log2), ram_style="distributed")
-        m.submodules.scales = scales = Queue(RecordScale, depth=_SCALES, ram_style="distributed")
-        m.submodules.weights = weights = Queue(WeightPass(sizes), depth=_WEIGHT_PASSES, ram_style="distributed")
+        weight_places = 1 << ceil_log2(max(_SHORTEST, 2 * sizes.max_passes))
+        score_places = 1 << ceil_log2(max(_SHORTEST, sizes.max_passes))
+
+        def queue(shape, depth):
+            return Queue(shape, depth=depth, ram_style="distributed")
+
+        m.submodules.tokens = tokens = queue(4, _SHORTEST)
+        m.submodules.scales = scales = queue(RecordScale, _SHORTEST)
+        m.submodules.passes = passes = queue(ScorePass(sizes), score_places)
+        m.submodules.even = even = queue(WeightPass(sizes), weight_places)
+        m.submodules.odd = odd = queue(WeightPass(sizes), weight_places)
 
         connect(m, self.i_past, feeder.i_past)
         connect(m, self.i_chunk, feeder.i_chunk)
         connect(m, feeder.o_key, keys.i)
         connect(m, keys.o, scores.i_key)
-        connect(m, feeder.o_scale, scales.i)
-        connect(m, scales.o, scores.i_scale)
+        connect(m, tokens.o, scores.i_token)
+        connect(m, scales.o, softmax.i_scale)
+        connect(m, passes.o, softmax.i)
         connect(m, feeder.o_value, values.i_value)
-        connect(m, weights.o, values.i_weight)
+        connect(m, even.o, values.i_first)
+        connect(m, odd.o, values.i_second)
         m.d.comb += [
-            feeder.start.eq(self.start), values.start.eq(self.start), softmax.clear.eq(self.start),
+            scales.i.p.eq(feeder.o_scale.p), scales.i.valid.eq(feeder.o_scale.valid & tokens.i.ready),
+            tokens.i.p.eq(feeder.o_token), tokens.i.valid.eq(feeder.o_scale.valid & scales.i.ready),
+            feeder.o_scale.ready.eq(scales.i.ready & tokens.i.ready),
+            feeder.start.eq(self.start), scores.start.eq(self.start), values.start.eq(self.start),
             feeder.job.eq(self.job), scores.job.eq(self.job), values.job.eq(self.job), self.idle.eq(values.idle),
             queries.write_en.eq(self.query_en), queries.write.eq(self.query), queries.bank.eq(self.job.bank),
-            queries.word.eq(scores.q_word), scores.table_en.eq(self.table_en), scores.table.eq(self.table),
-            softmax.i_valid.eq(scores.o_valid), softmax.i.eq(scores.o),
-            weights.i.valid.eq(softmax.o_valid), weights.i.p.eq(softmax.o),
-            values.read_en.eq(self.read_en), values.read_number.eq(self.read_number),
-            values.read_word.eq(self.read_word), softmax.read_number.eq(self.read_number),
+            queries.word.eq(scores.q_word), queries.factor_lane.eq(softmax.factor_lane),
+            queries.factor_index.eq(softmax.factor_index), softmax.factor.eq(queries.factor),
+            scores.table_en.eq(self.table_en), scores.table.eq(self.table),
+            softmax.table_en.eq(self.table_en), softmax.table.eq(self.table),
+            passes.i.valid.eq(scores.o_valid), passes.i.p.eq(scores.o),
+            even.i.valid.eq(softmax.o_valid & ~softmax.o_odd), even.i.p.eq(softmax.o),
+            odd.i.valid.eq(softmax.o_valid & softmax.o_odd), odd.i.p.eq(softmax.o),
+            softmax.read_lane.eq(self.read_lane), softmax.read_number.eq(self.read_number), self.state.eq(softmax.state),
+            values.drain_en.eq(self.drain_en), values.drain_lane.eq(self.drain_lane),
+            values.drain_number.eq(self.drain_number),
+            values.drain_half.eq(self.drain_half), values.drain_shift.eq(self.drain_shift),
         ]
         for lane in range(sizes.query_lanes):
-            m.d.comb += [
-                queries.index[lane].eq(scores.q_index[lane]), scores.q_data[lane].eq(queries.data[lane]),
-                queries.factor_index[lane].eq(softmax.factor_index[lane]),
-                softmax.factor[lane].eq(queries.factor[lane]),
-                self.sums[lane].eq(values.sums[lane]), self.state[lane].eq(softmax.state[lane]),
-            ]
+            m.d.comb += [queries.index[lane].eq(scores.q_index[lane]), scores.q_data[lane].eq(queries.data[lane]),
+                         self.sums[lane].eq(values.sums[lane])]
 
-        # Places of the weight queue that are taken or promised.
-        promised = Signal(range(_WEIGHT_PASSES + 1))
-        m.d.comb += scores.space.eq(promised != _WEIGHT_PASSES)
-        m.d.sync += promised.eq(promised + scores.issue - (weights.o.valid & weights.o.ready))
+        # Places that are taken or promised.
+        def room(places, begun, link):
+            promised = Signal(range(places + 1))
+            m.d.sync += promised.eq(promised + begun - (link.valid & link.ready))
+            return promised != places
+
+        m.d.comb += scores.space.eq(
+            room(score_places, scores.issue, passes.o)
+            & Mux(scores.odd, room(weight_places, scores.issue & scores.odd, odd.o),
+                  room(weight_places, scores.issue & ~scores.odd, even.o)))
         return m

@@ -1,174 +1,162 @@
-"""Softmax of one slice: a score of every lane a cycle in, what to add its value with out; the running denominators.
+"""Softmax of one slice: a score a cycle in, what to add its value with out; the running denominators.
 
 ::
 
-    cycle  0        2           5           8            11           14             17              19        20
+    i (a pass) --> lane after lane
+
+    stage  0       KS            VS                                   STATE                             + 3
     score --> float --> x factor --> x ks --> to fixed --> exp2 --> (mant, e) ------> running El --> shift --> l += mant
                                                                `--> x vs --> (w, ew) --> running Eo --> shift --> weight
 
     z = (float(s) * factor) * ks,  2**z ~ mant * 2**(e - 15),  w = (mant * significand(vs)) >> 23, normalised
 
-Nothing stalls. The state of a pass is visited every VISIT_GAP cycles at most, so that a visit finds what the one
-before left.
+Nothing stalls: a pass takes A cycles. A query is visited every three cycles at most, so that a visit finds what the
+one before left: the passes of a record, or the rest after it, see to that.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import memory, wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from ..arith.convert import FromInt
 from ..arith.exp2_fix import Exp2Fix
 from ..arith.fmul import FMul
 from ..formats import F32_BIAS
 from .fixed import ToFixed
-from .links import EXPONENT, AttentionSizes, LaneState, LaneWeight, ScorePass, WeightPass, delay
+from .links import EXPONENT, AttentionSizes, LaneWeight, QueryState, RecordScale, ScorePass, TableWrite, WeightPass, delay
 from .running import RunningExponent
 
-__all__ = ["Softmax", "SoftmaxLane"]
+__all__ = ["Softmax"]
 
-_KS, _VS, _STATE, _SHIFT = 5, 14, 17, 19     # cycles after the score
+_KS = FromInt.LATENCY + FMul.LATENCY                        # stage that needs the scale of the key
+_VS = _KS + FMul.LATENCY + ToFixed.LATENCY + Exp2Fix.LATENCY   # .. of the value
+_STATE = _VS + 3                                            # stage that reads the running exponents
+_SHIFT = _STATE + RunningExponent.LATENCY
 
 
-class SoftmaxLane(wiring.Component):
-    """One lane; all inputs but the factor are those of cycle 0.
+class Softmax(wiring.Component):
+    """Weights of a slice.
 
     Members
     -------
-    clear : In(1), forget the state of all passes
-    valid, seen, number, score : In
-    factor : In(32), binary32, one cycle late
-    ks, vs : In(32), binary32, at cycles 5 and 14
-    weight : Out, at cycle 20
-    read_number : In, and state : Out in the same cycle: for the merge, while nothing is under way
+    table_en, table : In(TableWrite), writes of the pass table: forget the state of the query
+    i : In(stream(ScorePass)), one in A cycles is taken
+    i_scale : In(stream(RecordScale)), there when the last pass of its record is
+    factor_lane, factor_index : Out, and factor : In one cycle later: the query memory
+    o_valid, o_odd, o : Out(WeightPass), LATENCY cycles after the last lane of a pass
+    read_lane, read_number : In, and state : Out in the same cycle: for the merge, while nothing is under way
     """
+
+    LATENCY = _SHIFT + 1
 
     def __init__(self, *, sizes):
         if not isinstance(sizes, AttentionSizes):
             raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
         self._sizes = sizes
-        number = range(sizes.max_passes)
         super().__init__({
-            "clear": In(1), "valid": In(1), "seen": In(1), "number": In(number), "score": In(signed(sizes.score_bits)),
-            "factor": In(32), "ks": In(32), "vs": In(32), "weight": Out(LaneWeight),
-            "read_number": In(number), "state": Out(LaneState(sizes))})
+            "table_en": In(1), "table": In(TableWrite(sizes)),
+            "i": In(stream.Signature(ScorePass(sizes))), "i_scale": In(stream.Signature(RecordScale)),
+            "factor_lane": Out(range(sizes.query_lanes)), "factor_index": Out(sizes.slots.index_bits), "factor": In(32),
+            "o_valid": Out(1), "o_odd": Out(1), "o": Out(WeightPass(sizes)),
+            "read_lane": In(range(sizes.query_lanes)), "read_number": In(range(sizes.max_passes)),
+            "state": Out(QueryState(sizes))})
 
     def elaborate(self, platform):
         m = Module()
         sizes = self._sizes
+        lanes, lane_log2 = sizes.query_lanes, ceil_log2(sizes.query_lanes)
 
-        # 0 .. 14: the mantissa and exponent of 2**z.
+        # 0: one lane of a pass.
+        lane, last_lane, score = Signal(range(lanes)), Signal(), Signal(signed(sizes.score_bits))
+        m.d.comb += [
+            last_lane.eq(lane == lanes - 1), score.eq(Array(self.i.p.score)[lane]),
+            self.factor_lane.eq(lane), self.factor_index.eq(Array(self.i.p.index)[lane]),
+            self.i.ready.eq(last_lane), self.i_scale.ready.eq(self.i.valid & last_lane & self.i.p.last),
+        ]
+        with m.If(self.i.valid):
+            m.d.sync += lane.eq(lane + 1)
+        pass_valid = self.i.valid & last_lane
+        counts = self.i.valid & Array(self.i.p.seen)[lane]
+
+        # The mantissa and exponent of 2**z.
         m.submodules.convert = convert = FromInt(width=sizes.score_bits)
         m.submodules.by_factor = by_factor = FMul()
         m.submodules.by_scale = by_scale = FMul()
         m.submodules.fixed = fixed = ToFixed()
         m.submodules.exp2 = exp2 = Exp2Fix(width=32)
         m.d.comb += [unit.en.eq(1) for unit in (convert, by_factor, by_scale, exp2)]
+        vs = delay(m, self.i_scale.p.vs, _VS)
         m.d.comb += [
-            convert.i.eq(self.score),
-            by_factor.a.eq(convert.o), by_factor.b.eq(delay(m, self.factor, 1)),
-            by_scale.a.eq(by_factor.o), by_scale.b.eq(self.ks),
+            convert.i.eq(score),
+            by_factor.a.eq(convert.o), by_factor.b.eq(delay(m, self.factor, FromInt.LATENCY - 1)),
+            by_scale.a.eq(by_factor.o), by_scale.b.eq(delay(m, self.i_scale.p.ks, _KS)),
             fixed.i.eq(by_scale.o), exp2.i.eq(fixed.o),
         ]
 
-        # 15 .. 17: times the value's scale.
-        s15_product, s16_product = Signal(40, reset_less=True), Signal(40, reset_less=True)
-        s15_exponent, s16_exponent = Signal(EXPONENT, reset_less=True), Signal(EXPONENT, reset_less=True)
-        s17_weight, s17_exponent = Signal(16, reset_less=True), Signal(EXPONENT, reset_less=True)
-        carry = s16_product[39]
+        # Times the value's scale.
+        s1_product, s2_product = Signal(40, reset_less=True), Signal(40, reset_less=True)
+        s1_exponent, s2_exponent = Signal(EXPONENT, reset_less=True), Signal(EXPONENT, reset_less=True)
+        s3_weight, s3_exponent = Signal(16, reset_less=True), Signal(EXPONENT, reset_less=True)
+        carry = s2_product[39]
         m.d.sync += [
-            s15_product.eq(exp2.mantissa * Cat(self.vs[:23], 1)), s16_product.eq(s15_product),
-            s15_exponent.eq(exp2.exponent + self.vs[23:31] - F32_BIAS), s16_exponent.eq(s15_exponent),
-            s17_weight.eq(Mux(carry, s16_product[24:40], s16_product[23:39])),
-            s17_exponent.eq(s16_exponent + carry),
+            s1_product.eq(exp2.mantissa * Cat(vs[:23], 1)), s2_product.eq(s1_product),
+            s1_exponent.eq(exp2.exponent + vs[23:31] - F32_BIAS), s2_exponent.eq(s1_exponent),
+            s3_weight.eq(Mux(carry, s2_product[24:40], s2_product[23:39])),
+            s3_exponent.eq(s2_exponent + carry),
         ]
-        s17_nonzero = delay(m, self.vs[23:31].any(), _STATE - _VS)
-        s17_mantissa, s17_e = delay(m, exp2.mantissa, _STATE - _VS), delay(m, exp2.exponent, _STATE - _VS)
-        s17_number = delay(m, self.number, _STATE)
-        s17_counts = delay(m, self.valid & self.seen, _STATE, reset_less=False)
+        s3_nonzero = delay(m, vs[23:31].any(), 3)
+        s3_mantissa, s3_e = delay(m, exp2.mantissa, 3), delay(m, exp2.exponent, 3)
+        s3_place = delay(m, Cat(lane[:lane_log2], self.i.p.number), _STATE)
+        s3_counts = delay(m, counts, _STATE, reset_less=False)
 
-        # 17 .. 19: the running exponents.
-        m.submodules.l_exponent = l_exponent = RunningExponent(max_passes=sizes.max_passes)
-        m.submodules.o_exponent = o_exponent = RunningExponent(max_passes=sizes.max_passes)
-        number = Mux(s17_counts, s17_number, self.read_number)
+        # The running exponents.
+        m.submodules.l_exponent = l_exponent = RunningExponent(places=lanes * sizes.max_passes)
+        m.submodules.o_exponent = o_exponent = RunningExponent(places=lanes * sizes.max_passes)
+        read_place = Cat(self.read_lane[:lane_log2], self.read_number)
+        place = Mux(s3_counts, s3_place, read_place)
+        for exponent in (l_exponent, o_exponent):
+            m.d.comb += [exponent.clear.eq(self.table_en), exponent.i_place.eq(place),
+                         exponent.clear_place.eq(Cat(self.table.lane[:lane_log2], self.table.number))]
         m.d.comb += [
-            l_exponent.clear.eq(self.clear), l_exponent.i_valid.eq(s17_counts),
-            l_exponent.i_number.eq(number), l_exponent.i_exponent.eq(s17_e),
-            o_exponent.clear.eq(self.clear), o_exponent.i_valid.eq(s17_counts & s17_nonzero),
-            o_exponent.i_number.eq(number), o_exponent.i_exponent.eq(s17_exponent),
+            l_exponent.i_valid.eq(s3_counts), l_exponent.i_exponent.eq(s3_e),
+            o_exponent.i_valid.eq(s3_counts & s3_nonzero), o_exponent.i_exponent.eq(s3_exponent),
         ]
 
-        # 18 .. 20: the denominator.
-        m.submodules.l = l = memory.Memory(shape=sizes.sum_bits, depth=sizes.max_passes, init=[])
+        # The denominator.
+        m.submodules.l = l = memory.Memory(shape=sizes.sum_bits, depth=lanes * sizes.max_passes, init=[])
         write, read = l.write_port(), l.read_port(domain="comb")
-        s18_number, s18_counts = delay(m, s17_number, 1), delay(m, s17_counts, 1, reset_less=False)
-        s19_l, s19_mantissa = Signal(sizes.sum_bits, reset_less=True), delay(m, s17_mantissa, _SHIFT - _STATE)
-        s20_l, s20_mantissa = Signal(sizes.sum_bits, reset_less=True), Signal(16, reset_less=True)
-        m.d.comb += read.addr.eq(Mux(s18_counts, s18_number, self.read_number))
+        s4_place, s4_counts = delay(m, s3_place, 1), delay(m, s3_counts, 1, reset_less=False)
+        s5_l, s5_mantissa = Signal(sizes.sum_bits, reset_less=True), delay(m, s3_mantissa, RunningExponent.LATENCY)
+        s6_l, s6_mantissa = Signal(sizes.sum_bits, reset_less=True), Signal(16, reset_less=True)
+        m.d.comb += read.addr.eq(Mux(s4_counts, s4_place, read_place))
         m.d.sync += [
-            s19_l.eq(read.data),
-            s20_l.eq(Mux(l_exponent.fresh, 0, Mux(l_exponent.grow, s19_l >> l_exponent.amount, s19_l))),
-            s20_mantissa.eq(Mux(l_exponent.grow, s19_mantissa, s19_mantissa >> l_exponent.amount)),
+            s5_l.eq(read.data),
+            s6_l.eq(Mux(l_exponent.fresh, 0, s5_l >> Mux(l_exponent.grow, l_exponent.amount, 0))),
+            s6_mantissa.eq(s5_mantissa >> Mux(l_exponent.grow, 0, l_exponent.amount)),
         ]
         m.d.comb += [
-            write.en.eq(delay(m, s18_counts, 2, reset_less=False)), write.addr.eq(delay(m, s18_number, 2)),
-            write.data.eq(s20_l + s20_mantissa),
+            write.en.eq(delay(m, s4_counts, 2, reset_less=False)), write.addr.eq(delay(m, s4_place, 2)),
+            write.data.eq(s6_l + s6_mantissa),
         ]
 
-        # 19 .. 20: the weight.
-        s19_weight = delay(m, s17_weight, _SHIFT - _STATE)
-        s19_counts = delay(m, s17_counts & s17_nonzero, _SHIFT - _STATE)
-        longest = o_exponent.amount[4:].all()       # 48 or more
-        s20 = Signal(LaneWeight, reset_less=True)
+        # The weight; those of the other lanes of the pass came in the cycles before.
+        s5_weight = delay(m, s3_weight, RunningExponent.LATENCY)
+        s5_counts = delay(m, s3_counts & s3_nonzero, RunningExponent.LATENCY)
+        fresh = o_exponent.fresh | (o_exponent.grow & o_exponent.amount[4:].all())      # a shift of 48 or more
+        weight = Signal(LaneWeight, reset_less=True)
         m.d.sync += [
-            s20.weight.eq(Mux(s19_counts, Mux(o_exponent.grow, s19_weight, s19_weight >> o_exponent.amount), 0)),
-            s20.shift.eq(Mux(s19_counts & o_exponent.grow & ~o_exponent.fresh, o_exponent.amount, 0)),
-            s20.fresh.eq(s19_counts & (o_exponent.fresh | (o_exponent.grow & longest))),
+            weight.weight.eq(Mux(s5_counts, s5_weight >> Mux(o_exponent.grow, 0, o_exponent.amount), 0)),
+            weight.shift.eq(Mux(s5_counts & o_exponent.grow & ~fresh, o_exponent.amount, 0)),
+            weight.fresh.eq(s5_counts & fresh),
         ]
+        for number in reversed(range(lanes)):
+            m.d.comb += self.o.lanes[number].eq(weight)
+            weight = delay(m, weight, 1)
         m.d.comb += [
-            self.weight.eq(s20),
+            self.o_valid.eq(delay(m, pass_valid, self.LATENCY, reset_less=False)),
+            self.o_odd.eq(delay(m, self.i.p.odd, self.LATENCY)),
             self.state.o_exponent.eq(o_exponent.top), self.state.o_seen.eq(o_exponent.seen),
             self.state.l_exponent.eq(l_exponent.top), self.state.l_seen.eq(l_exponent.seen), self.state.l.eq(read.data),
         ]
-        return m
-
-
-class Softmax(wiring.Component):
-    """All lanes of a slice.
-
-    Members
-    -------
-    clear : In(1)
-    i_valid, i : In(ScorePass)
-    factor_index : Out, and factor : In one cycle later: the query memory
-    o_valid, o : Out(WeightPass), 20 cycles after i
-    read_number : In, state : Out, a lane
-    """
-
-    LATENCY = 20
-
-    def __init__(self, *, sizes):
-        if not isinstance(sizes, AttentionSizes):
-            raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
-        self._sizes = sizes
-        lanes = sizes.query_lanes
-        super().__init__({
-            "clear": In(1), "i_valid": In(1), "i": In(ScorePass(sizes)),
-            "factor_index": Out(sizes.slots.index_bits).array(lanes), "factor": In(32).array(lanes),
-            "o_valid": Out(1), "o": Out(WeightPass(sizes)),
-            "read_number": In(range(sizes.max_passes)), "state": Out(LaneState(sizes)).array(lanes)})
-
-    def elaborate(self, platform):
-        m = Module()
-        ks = delay(m, self.i.ks, _KS)
-        vs = delay(m, self.i.vs, _VS)
-        m.d.comb += self.o_valid.eq(delay(m, self.i_valid, self.LATENCY, reset_less=False))
-        for lane in range(self._sizes.query_lanes):
-            m.submodules[f"lane_{lane}"] = unit = SoftmaxLane(sizes=self._sizes)
-            m.d.comb += [
-                unit.clear.eq(self.clear), unit.valid.eq(self.i_valid), unit.number.eq(self.i.number),
-                unit.seen.eq(self.i.seen[lane]), unit.score.eq(self.i.score[lane]), unit.ks.eq(ks), unit.vs.eq(vs),
-                self.factor_index[lane].eq(self.i.index[lane]), unit.factor.eq(self.factor[lane]),
-                self.o.lanes[lane].eq(unit.weight),
-                unit.read_number.eq(self.read_number), self.state[lane].eq(unit.state),
-            ]
         return m

@@ -145,12 +145,13 @@ class AttentionUnit(wiring.Component):
                 slice_.job.n_chunk.eq(n_all - n_past),
                 slice_.job.first_token.eq((number - launch.first_position)[:port_log2]),
                 slice_.table_en.eq(table_en), slice_.table.eq(table),
-                slice_.read_en.eq(merge.read_en), slice_.read_number.eq(merge.read_number),
-                slice_.read_word.eq(merge.read_word),
+                slice_.read_lane.eq(walk.lane), slice_.read_number.eq(walk.number), merge.state[number].eq(slice_.state),
+                slice_.drain_en.eq(merge.drain_en), slice_.drain_lane.eq(merge.drain_lane),
+                slice_.drain_number.eq(merge.drain_number),
+                slice_.drain_half.eq(merge.drain_half), slice_.drain_shift.eq(merge.drain_shift[number]),
             ]
             for lane in range(sizes.query_lanes):
-                place = number * sizes.query_lanes + lane
-                m.d.comb += [merge.state[place].eq(slice_.state[lane]), merge.sums[place].eq(slice_.sums[lane])]
+                m.d.comb += merge.sums[number * sizes.query_lanes + lane].eq(slice_.sums[lane])
 
         with m.FSM() as fsm:
             m.d.comb += self.count_busy.eq(~fsm.ongoing("IDLE"))

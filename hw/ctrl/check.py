@@ -2,16 +2,17 @@
 
 ::
 
-    i, launch --> products --> ends of ranges --> comparisons --> code        one register at each arrow
+    i, launch --> operands --> products, offset ends --> ends of ranges --> comparisons --> code    a register each
 
 =========  ==========================================================================================================
-LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words
+LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words; CANDIDATE: rank < top_k
 MATMUL     n_row_groups >= 1 and whole vector words; planes 1 .. 5;
-           1 <= n_col_blocks <= what sums of that many planes hold
+           1 <= n_col_blocks <= what sums of that many planes hold;
+           gather: rank < top_k, n_row_groups = max(R, L) / R
 VECTOR     n_words >= 1, block_words >= 1;
            X and P ranges that are used: base + (n_tokens - 1) stride + n_words <= memory;
            ACT: (d_base + n_words) vector_lanes <= max_columns; Q, K, V: whole beats, at most max_head_words;
-           Q: head < max_queries / token_lanes
+           Q: head < max_queries / token_lanes; RESCORE: (d_base + n_words) L <= top_k max(R, L)
 ATTEND     1 <= group <= max_queries / token_lanes; 1 <= head_words <= max_head_words
 =========  ==========================================================================================================
 """
@@ -25,6 +26,8 @@ from ..links import Launch
 from ..regs import Error
 
 __all__ = ["DescriptorCheck", "bodies"]
+
+_DSP = {"use_dsp": "simd"}
 
 
 def bodies(bits):
@@ -43,10 +46,11 @@ def _known(field, codes):
 class DescriptorCheck(wiring.Component):
     """``code`` (celosia.hw.regs.Error: NONE, OPCODE, SIZE) of ``bits``, LATENCY cycles after the inputs are at rest."""
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self, *, token_lanes, vector_lanes, engine_rows, columns, port_bytes, max_columns, accumulator_bits,
-                 x_words, p_words, max_queries, max_head_words):
+                 x_words, p_words, max_queries, max_head_words, top_k):
+        self._top_k, self._rescore_words = top_k, top_k * max(1, engine_rows // vector_lanes)
         self._lanes, self._x_words, self._p_words = vector_lanes, x_words, p_words
         self._groups_quantum = max(1, vector_lanes // engine_rows)
         self._act_words = max_columns // vector_lanes
@@ -62,29 +66,32 @@ class DescriptorCheck(wiring.Component):
         load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
         is_load = header.opcode == Opcode.LOAD
 
-        # Cycle 1: offset of the last token's row in each memory.
-        last_token = Signal(4)
-        m.d.comb += last_token.eq(self.launch.n_tokens - 1)
-        x_last, p_last, d_last = (Signal(20, reset_less=True) for _ in range(3))
-        d_stride, d_base = Mux(is_load, load.d_stride, vector.d_stride), Mux(is_load, load.d_base, vector.d_base)
-        n_words = Mux(is_load, load.n_words, vector.n_words)
+        # Cycle 1: what the ranges are made of.
+        last_token, last_row = Signal(4, reset_less=True), Signal(4, reset_less=True)
+        d_stride, d_base, n_words = (Signal(16, reset_less=True) for _ in range(3))
         m.d.sync += [
-            x_last.eq(vector.x_stride * last_token),
-            p_last.eq(vector.p_stride * last_token),
-            d_last.eq(d_stride * Mux(is_load & (load.index == Index.NONE), 0, last_token)),
+            last_token.eq(self.launch.n_tokens - 1),
+            last_row.eq(Mux(is_load & ((load.index == Index.NONE) | (load.index == Index.CANDIDATE)), 0,
+                            self.launch.n_tokens - 1)),
+            d_stride.eq(Mux(is_load, load.d_stride, vector.d_stride)),
+            d_base.eq(Mux(is_load, load.d_base, vector.d_base)),
+            n_words.eq(Mux(is_load, load.n_words, vector.n_words)),
         ]
 
-        # Cycle 2: ends of the ranges.
-        x_end, p_end, d_end = (Signal(22, reset_less=True) for _ in range(3))
-        act_end = Signal(17, reset_less=True)
-        m.d.sync += [
-            x_end.eq(vector.x_base + x_last + n_words),
-            p_end.eq(vector.p_base + p_last + n_words),
-            d_end.eq(d_base + d_last + n_words),
-            act_end.eq(vector.d_base + n_words),
-        ]
+        # Cycles 2 and 3: where the first row ends, how far away the last one begins; where that one ends.
+        def end(base, stride, rows):
+            offset, first_end = Signal(20, reset_less=True), Signal(17, reset_less=True)
+            first_sum, last_sum = Signal(17, attrs=_DSP), Signal(22, attrs=_DSP)
+            last_end = Signal(22, reset_less=True)
+            m.d.comb += [first_sum.eq(base + n_words), last_sum.eq(first_end + offset)]
+            m.d.sync += [offset.eq(stride * rows), first_end.eq(first_sum), last_end.eq(last_sum)]
+            return first_end, last_end
 
-        # Cycle 3: comparisons.
+        _, x_end = end(vector.x_base, vector.x_stride, last_token)
+        _, p_end = end(vector.p_base, vector.p_stride, last_token)
+        act_end, d_end = end(d_base, d_stride, last_row)
+
+        # Cycle 4: comparisons.
         uses_x = (vector.source == Source.X) | (vector.mul3 == Mul3.X) | (vector.add == Add.X)
         uses_p = ((vector.source == Source.P) | (vector.mul1 == Mul1.P) | (vector.mul2 == Mul2.P)
                   | (vector.mul2 == Mul2.ROPE) | (vector.add == Add.ROPE))
@@ -101,17 +108,21 @@ class DescriptorCheck(wiring.Component):
         quantum_log2 = self._groups_quantum.bit_length() - 1
         bad_code[Opcode.END] = bad_size[Opcode.END] = 0
         bad_code[Opcode.LOAD] = ~_known(load.index, Index)
-        bad_size[Opcode.LOAD] = (load.n_words == 0) | (d_end > self._p_words)
+        bad_size[Opcode.LOAD] = ((load.n_words == 0) | (d_end > self._p_words)
+                                 | ((load.index == Index.CANDIDATE) & (load.rank >= self._top_k)))
         bad_code[Opcode.MATMUL] = 0
         bad_size[Opcode.MATMUL] = ((matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
-                                   | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks))
+                                   | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks)
+                                   | (matmul.gather & ((matmul.rank >= self._top_k)
+                                                       | (matmul.n_row_groups != self._groups_quantum))))
         bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
                                     & _known(vector.sink, Sink))
         bad_size[Opcode.VECTOR] = (
             (vector.n_words == 0) | (vector.block_words == 0)
             | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))
             | ((vector.sink == Sink.X) & (d_end > self._x_words))
-            | ((vector.sink == Sink.ACT) & (act_end > self._act_words)) | (quantised_head & head_bad))
+            | ((vector.sink == Sink.ACT) & (act_end > self._act_words)) | (quantised_head & head_bad)
+            | ((vector.sink == Sink.RESCORE) & (act_end > self._rescore_words)))
         bad_code[Opcode.ATTEND] = 0
         bad_size[Opcode.ATTEND] = ((attend.group == 0) | (attend.group > self._max_group)
                                    | (attend.head_words == 0) | (attend.head_words > self._max_head_words))
@@ -123,6 +134,6 @@ class DescriptorCheck(wiring.Component):
             with m.Default():
                 m.d.sync += code_bad.eq(1)
 
-        # Cycle 4: the verdict.
+        # Cycle 5: the verdict.
         m.d.sync += self.code.eq(Mux(code_bad, Error.OPCODE, Mux(size_bad, Error.SIZE, Error.NONE)))
         return m

@@ -76,8 +76,10 @@ class RunControl(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        first = Signal(ErrorReport)             # of this cycle's reports
-        for report in reversed(self.reports):
+        reports = [Signal(ErrorReport, name=f"report_{number}") for number in range(self._n_reports)]
+        m.d.sync += [kept.eq(report) for kept, report in zip(reports, self.reports)]
+        first = Signal(ErrorReport)             # of one cycle's reports
+        for report in reversed(reports):
             with m.If(report.valid):
                 m.d.comb += first.eq(report)
         reported = Signal(ErrorReport)
@@ -97,8 +99,8 @@ class RunControl(wiring.Component):
         m.d.sync += expired.eq((still_cycles >= self.watchdog_cycles) & (self.watchdog_cycles != 0))
 
         wait = Signal(range(max(_CLEAR_CYCLES, _QUIET_CYCLES)))
-        quiet, clean = Signal(), Signal()
-        m.d.comb += quiet.eq(self.finished & self.units_idle & self.ports_idle)
+        quiet, ports_idle, clean = Signal(), Signal(), Signal()
+        m.d.sync += [quiet.eq(self.finished & self.units_idle & self.ports_idle), ports_idle.eq(self.ports_idle)]
         # Both reach far: a register each. They fall while START still waits.
         m.d.sync += [self.unit_reset.eq(clean), self.flush.eq(clean), self.fetch_start.eq(0), wait.eq(0)]
 
@@ -164,7 +166,7 @@ class RunControl(wiring.Component):
                     m.d.sync += wait.eq(wait + 1)
                 with m.Else():
                     m.d.sync += wait.eq(wait)
-                    with m.If(self.ports_idle):
+                    with m.If(ports_idle):
                         m.next = "IDLE"
         with m.If(self.reset):
             m.d.sync += [self.done.eq(0), self.error.eq(0), self.error_code.eq(0), self.error_index.eq(0),

@@ -11,7 +11,7 @@
 """
 
 from amaranth.hdl import Module
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .. import isa
@@ -38,7 +38,11 @@ class Dispatch(wiring.Component):
     Members
     -------
     i : stream of Fetched
-    launch, tokens : constant while a program runs
+    launch : constant while a program runs
+    token_lane, token : the lane whose token id is wanted, and the id, one cycle later
+    keep : strobe: the candidates are the shortlist, to be put aside
+    settled : no logit is on its way to the candidates, and no number is being put aside
+    rank, number : the candidate of the shortlist whose number is wanted, and the number, one cycle later
     o_load, o_matmul, o_vector, o_attend : streams of LoadCommand, MatmulCommand, isa.Vector, AttendCommand
     o_record : stream of RecordCommand
     o_jobs : a stream of ReadJob a port
@@ -50,16 +54,18 @@ class Dispatch(wiring.Component):
     """
 
     def __init__(self, *, n_ports, port_bytes, token_lanes, vector_lanes, engine_rows, columns, max_columns,
-                 accumulator_bits, x_words, p_words, max_queries, max_head_words):
+                 accumulator_bits, x_words, p_words, max_queries, max_head_words, top_k):
         self._n_ports = n_ports
-        self._sequencer = {"n_ports": n_ports, "port_bytes": port_bytes, "vector_lanes": vector_lanes}
+        self._sequencer = {"n_ports": n_ports, "port_bytes": port_bytes, "vector_lanes": vector_lanes,
+                           "engine_rows": engine_rows}
         self._check = {"token_lanes": token_lanes, "vector_lanes": vector_lanes, "engine_rows": engine_rows,
                        "columns": columns, "port_bytes": port_bytes, "max_columns": max_columns,
                        "accumulator_bits": accumulator_bits, "x_words": x_words, "p_words": p_words,
-                       "max_queries": max_queries, "max_head_words": max_head_words}
+                       "max_queries": max_queries, "max_head_words": max_head_words, "top_k": top_k}
         super().__init__({
             "i": In(stream.Signature(Fetched)),
-            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            "launch": In(Launch), "token_lane": Out(4), "token": In(32),
+            "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
             **{f"o_{unit}": Out(stream.Signature(shape)) for unit, (shape, _) in _COMMANDS.items()},
             "o_record": Out(stream.Signature(RecordCommand)),
             "o_jobs": Out(stream.Signature(ReadJob)).array(n_ports),
@@ -78,7 +84,9 @@ class Dispatch(wiring.Component):
         m.d.comb += [
             sequencer.i.p.eq(self.i.p), sequencer.i.valid.eq(self.i.valid), self.i.ready.eq(sequencer.i.ready),
             check.bits.eq(self.i.p.bits), check.launch.eq(self.launch), sequencer.code.eq(check.code),
-            sequencer.launch.eq(self.launch), sequencer.tokens.eq(self.tokens),
+            sequencer.launch.eq(self.launch), sequencer.token.eq(self.token), self.token_lane.eq(sequencer.token_lane),
+            sequencer.settled.eq(self.settled), self.keep.eq(sequencer.keep), sequencer.complete.eq(scoreboard.empty),
+            sequencer.number.eq(self.number), self.rank.eq(sequencer.rank),
             scoreboard.done.eq(self.done),
             self.error.eq(sequencer.error), self.ended.eq(sequencer.ended), self.issue.eq(sequencer.issue),
             self.finished.eq(sequencer.ended & scoreboard.empty), self.oldest.eq(scoreboard.oldest),

@@ -23,7 +23,7 @@ class Gated(data.StructLayout):
 class ReadPlan(data.Struct):
     """One contiguous read on every port.
 
-    Port p reads from ``addr + p * port_stride``, plus ``factor_a * factor_b`` when ``scaled`` (LOAD), ``beats`` beats;
+    Port p reads from ``addr + p * port_stride``, plus ``factor_a * factor_b`` when ``scaled`` (LOAD, gather), ``beats`` beats;
     else (MATMUL, ATTEND) the product is the number of beats, and ports below ``n_longer`` read ``beats`` more.
     """
     addr: unsigned(40)
@@ -31,7 +31,7 @@ class ReadPlan(data.Struct):
     factor_a: unsigned(32)
     factor_b: unsigned(32)
     scaled: unsigned(1)
-    beats: unsigned(32)
+    beats: unsigned(18)
     n_longer: unsigned(2)
     cache: unsigned(1)
     dest: unsigned(2)

@@ -1,25 +1,40 @@
 """The registers of ``celosia.hw.regs`` on AXI4-Lite.
 
+::
+
+    write --+--> kept: a LUT RAM with all registers of kind "rw" ----> read, token of a lane
+            +--> registers for those that other units see at all times
+
 Every access answers OKAY. What is not there reads as zero; what cannot be written is left alone. Registers of kind
-"rw", but for IRQ_ENABLE and SCRATCH, keep their values while a program runs. Latency: a write 2 cycles, a read 7.
+"rw", but for IRQ_ENABLE and SCRATCH, keep their values while a program runs. Latency: a write 2 cycles, a read 6; an access
+in the 32 cycles after a reset, in which the kept values become zero, waits for their end.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import ISA_VERSION
 from ..mem.axi import AxiLite
 from ..mem.links import Windows
 from ..regs import ABI_VERSION, ADDRESS_BITS, COUNTERS, ID_MAGIC, REGISTERS, TOPK_OFFSET
-from ..stream import Buffer
 
 __all__ = ["Registers", "Strobes"]
 
 _COUNTER_BITS = 48
 _WIDE = ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE", "PROGRAM_OFFSET")      # 64 bits each
 _FREE = ("IRQ_ENABLE", "SCRATCH")                                                        # may change during a run
+_COUNTERS_ADDRESS, _TOPK_ADDRESS = COUNTERS[0].offset >> 2, TOPK_OFFSET >> 2
 _TOPK_CYCLES = 4
+_KEPT_ROWS = 32
+
+
+def _kept_row(address):
+    """Row of a kept value: bits 3:0 and bit 5 of its word address."""
+    return address & 15 | (address >> 5 & 1) << 4
 
 
 class Strobes(data.StructLayout):
@@ -41,7 +56,8 @@ class Registers(wiring.Component):
     busy, done, error, draining, error_code, error_index, running, clear_counters : from RunControl
     start, reset, clear_done : strobes to RunControl
     n_tokens, first_position, program_count, watchdog_cycles : register values
-    windows, program_offset, tokens : register values for readers, writer, fetch and dispatch
+    windows, program_offset : register values for readers, writer and fetch
+    token_lane, token : TOKEN of a lane, one cycle later
     strobes : Strobes
     topk_count : candidates of the last run
     topk_index : candidate whose ``topk_token`` and ``topk_logit`` are wanted, at most 2 cycles later
@@ -59,55 +75,51 @@ class Registers(wiring.Component):
             "error_code": In(4), "error_index": In(16), "running": In(1), "clear_counters": In(1),
             "start": Out(1), "reset": Out(1), "clear_done": Out(1),
             "n_tokens": Out(32), "first_position": Out(32), "program_count": Out(32), "watchdog_cycles": Out(32),
-            "windows": Out(Windows), "program_offset": Out(40), "tokens": Out(data.ArrayLayout(32, 16)),
+            "windows": Out(Windows), "program_offset": Out(40), "token_lane": In(4), "token": Out(32),
             "strobes": In(Strobes()),
             "topk_count": In(16), "topk_index": Out(9), "topk_token": In(32), "topk_logit": In(32),
         })
 
     def elaborate(self, platform):
         m = Module()
-        kept = {}                           # byte offset -> 32-bit signal
+        where = {register.name: register.offset >> 2 for register in REGISTERS}
+        places = {}                         # of kept values: word address -> (register, half)
         for register in REGISTERS:
             if register.access == "rw":
-                kept[register.offset] = Signal(32, name=register.name)
-                if register.name in _WIDE:
-                    kept[register.offset + 4] = Signal(32, name=f"{register.name}_HIGH")
-        where = {register.name: register.offset for register in REGISTERS}
-        words = {name: Cat(kept[where[name]], kept[where[name] + 4]) for name in _WIDE}
-        words |= {r.name: kept[r.offset] for r in REGISTERS if r.offset in kept and r.name not in _WIDE}
-        m.d.comb += [
-            getattr(self.windows, name.lower()).eq(words[name]) for name in _WIDE[:4]
-        ] + [
-            self.program_offset.eq(words["PROGRAM_OFFSET"]),
-            self.n_tokens.eq(words["N_TOKENS"]), self.first_position.eq(words["FIRST_POSITION"]),
-            self.program_count.eq(words["PROGRAM_COUNT"]), self.watchdog_cycles.eq(words["WATCHDOG_CYCLES"]),
-            Cat(self.tokens).eq(Cat(words[f"TOKEN{t}"] for t in range(16))),
-        ]
-        m.d.sync += self.irq.eq(words["IRQ_ENABLE"][0] & (self.done | self.error))
+                for half in range(2 if register.name in _WIDE else 1):
+                    places[where[register.name] + half] = register.name, half
+        rows = {_kept_row(address) for address in places}
+        if len(rows) != len(places):
+            raise ValueError("Kept registers must differ in bits 3:0 and 5 of their word addresses")
+
+        m.submodules.kept = kept = memory.Memory(shape=32, depth=_KEPT_ROWS, init=[])
+        token = kept.read_port(domain="comb")
+        m.d.comb += token.addr.eq(Cat(self.token_lane, Const(_kept_row(where["TOKEN0"]) >> 4, 1)))
+        m.d.sync += self.token.eq(token.data)
+
+        seen = {name: getattr(self.windows, name.lower()) for name in _WIDE[:4]}
+        seen |= {name: getattr(self, name.lower()) for name in (
+            "PROGRAM_OFFSET", "N_TOKENS", "FIRST_POSITION", "PROGRAM_COUNT", "WATCHDOG_CYCLES")}
+        seen["IRQ_ENABLE"] = irq_enable = Signal()
+        m.d.sync += self.irq.eq(irq_enable & (self.done | self.error))
 
         counters = self._counters(m)
-        free = [where[name] for name in _FREE]
-        self._write(m, kept, free, where["CONTROL"])
-
+        cleared = self._write(m, kept, places, seen, where["CONTROL"])
         status = Cat(self.busy, self.done, self.error, self.draining)
-        readable = {
+        self._read(m, kept, places, cleared, counters, {
             where["ID"]: ID_MAGIC, where["VERSION"]: ISA_VERSION | ABI_VERSION << 16, where["CONFIG"]: self._digest,
             where["STATUS"]: status, where["ERROR_CODE"]: self.error_code, where["ERROR_INDEX"]: self.error_index,
-            where["TOPK_COUNT"]: self.topk_count, **kept,
-        }
-        for counter in COUNTERS:
-            readable[counter.offset] = counters[counter.name][:32]
-            readable[counter.offset + 4] = counters[counter.name][32:]
-        self._read(m, readable)
+            where["TOPK_COUNT"]: self.topk_count})
         return m
 
     def _counters(self, m):
         strobes = Signal(Strobes())
         running, clear = Signal(), Signal()
         m.d.sync += [strobes.eq(self.strobes), running.eq(self.running), clear.eq(self.clear_counters)]
-        counters = {}
+        counters = []
         for counter in COUNTERS:
-            count = counters[counter.name] = Signal(_COUNTER_BITS, name=f"count_{counter.name}")
+            count = Signal(_COUNTER_BITS, name=f"count_{counter.name}")
+            counters.append(count)
             strobe = 1 if counter.name == "CYCLES" else strobes[counter.name.lower()]
             with m.If(clear):
                 m.d.sync += count.eq(0)
@@ -115,58 +127,98 @@ class Registers(wiring.Component):
                 m.d.sync += count.eq(count + 1)
         return counters
 
-    def _write(self, m, kept, free, control):
-        m.submodules.aw = aw = Buffer(ADDRESS_BITS)
-        m.submodules.w = w = Buffer(self.bus.w.p.shape())
-        take = Signal()
-        for buffer, channel in (aw, self.bus.aw), (w, self.bus.w):
-            m.d.comb += [buffer.i.p.eq(channel.p), buffer.i.valid.eq(channel.valid), channel.ready.eq(buffer.i.ready),
-                         buffer.o.ready.eq(take)]
-        b = self.bus.b
-        m.d.comb += take.eq(aw.o.valid & w.o.valid & (~b.valid | b.ready))
+    def _write(self, m, kept, places, seen, control):
+        """Writes; returns whether all kept values have become zero after a reset."""
+        sweep = Signal(range(_KEPT_ROWS + 1))
+        cleared, take = sweep[-1], Signal()
+        with m.If(~cleared):
+            m.d.sync += sweep.eq(sweep + 1)
+
+        def held(channel):
+            """(word of a channel, whether there is one); zero during the sweep."""
+            word, full = Signal.like(channel.p), Signal()
+            m.d.comb += channel.ready.eq(cleared & ~full)
+            with m.If(channel.ready):
+                m.d.sync += [word.eq(channel.p), full.eq(channel.valid)]
+            with m.If(take):
+                m.d.sync += full.eq(0)
+            return word, full
+
+        (address, address_full), (word, word_full), b = held(self.bus.aw), held(self.bus.w), self.bus.b
+        m.d.comb += take.eq(address_full & word_full & (~b.valid | b.ready))
         with m.If(~b.valid | b.ready):
             m.d.sync += b.valid.eq(take)
 
-        word, strb, address = w.o.p.data, w.o.p.strb, aw.o.p[2:]
-        mask = Cat(bit.replicate(8) for bit in strb)
-        m.d.sync += Cat(self.start, self.reset, self.clear_done).eq(0)
-        with m.If(take):
-            with m.Switch(address):
-                with m.Case(control >> 2):
-                    with m.If(strb[0]):
-                        m.d.sync += Cat(self.start, self.reset, self.clear_done).eq(word[:3])
-                for offset, register in kept.items():
-                    with m.Case(offset >> 2):
-                        new = (register & ~mask) | (word & mask)
-                        m.d.sync += register.eq(new if offset in free else Mux(self.busy, register, new))
+        place, may = address[2:], Signal()
+        write = kept.write_port(granularity=8)
+        with m.Switch(place):
+            for number, (name, _) in places.items():
+                with m.Case(number):
+                    m.d.comb += may.eq(take if name in _FREE else take & ~self.busy)
+        m.d.comb += [
+            write.addr.eq(Mux(cleared, _kept_row(place), sweep)), write.data.eq(word.data),
+            write.en.eq(Mux(cleared, may.replicate(4) & word.strb, -1)),
+        ]
+        with m.Switch(place):
+            for number, (name, half) in places.items():
+                if name in seen:
+                    value = seen[name][32 * half:32 * (half + 1)]
+                    with m.Case(number):
+                        for byte in range((len(value) + 7) // 8):
+                            with m.If(may & word.strb[byte]):
+                                m.d.sync += value[8 * byte:8 * (byte + 1)].eq(word.data[8 * byte:8 * (byte + 1)])
+            with m.Case(control):
+                m.d.sync += Cat(self.start, self.reset, self.clear_done).eq(Mux(take & word.strb[0], word.data[:3], 0))
+            with m.Default():
+                m.d.sync += Cat(self.start, self.reset, self.clear_done).eq(0)
+        return cleared
 
-    def _read(self, m, readable):
-        m.submodules.ar = ar = Buffer(ADDRESS_BITS)
-        m.d.comb += [ar.i.p.eq(self.bus.ar.p), ar.i.valid.eq(self.bus.ar.valid), self.bus.ar.ready.eq(ar.i.ready)]
+    def _read(self, m, kept, places, cleared, counters, others):
+        ar, r = self.bus.ar, self.bus.r
         address = Signal(ADDRESS_BITS - 2)
-        in_topk = Signal()
         step = Signal(range(_TOPK_CYCLES + 1))
-        value = Signal(32)
-        r = self.bus.r
-        m.d.comb += in_topk.eq(address >= TOPK_OFFSET >> 2)
-        m.d.sync += self.topk_index.eq((address - (TOPK_OFFSET >> 2)) >> 1)
-        m.d.sync += value.eq(Mux(in_topk, Mux(address[0], self.topk_logit, self.topk_token), 0))
+
+        # Sources in registers of their own, all zero but the one that is addressed.
+        sources = []
+
+        def source(value, addressed):
+            sources.append(Signal(32, name=f"source_{len(sources)}", reset_less=True))
+            m.d.sync += sources[-1].eq(Mux(addressed, value, 0))
+
+        port = kept.read_port(domain="comb")
+        m.d.comb += port.addr.eq(_kept_row(address))
+        plain = Signal(32)
         with m.Switch(address):
-            for offset, source in readable.items():
-                with m.Case(offset >> 2):
-                    m.d.sync += value.eq(source)
+            with m.Case(*places):
+                m.d.comb += plain.eq(port.data)
+            for number, value in others.items():
+                with m.Case(number):
+                    m.d.comb += plain.eq(value)
+        source(plain, 1)
+        number = (address - _COUNTERS_ADDRESS)[1:]
+        in_counters = (address >= _COUNTERS_ADDRESS) & (number < len(counters))
+        for first in range(0, len(counters), 4):
+            group = Array(counters[first:first + 4])
+            here = in_counters & (number[2:] == first // 4)
+            chosen = group[number[:2]] if len(group) > 1 else group[0]
+            source(chosen[:32], here & ~address[0])
+            source(chosen[32:], here & address[0])
+        in_topk = address >= _TOPK_ADDRESS
+        m.d.sync += self.topk_index.eq((address - _TOPK_ADDRESS) >> 1)
+        source(self.topk_token, in_topk & ~address[0])
+        source(self.topk_logit, in_topk & address[0])
 
         with m.FSM():
             with m.State("ADDRESS"):
-                m.d.comb += ar.o.ready.eq(1)
-                m.d.sync += [address.eq(ar.o.p[2:]), step.eq(0)]
-                with m.If(ar.o.valid):
+                m.d.comb += ar.ready.eq(cleared)
+                m.d.sync += [address.eq(ar.p[2:]), step.eq(0)]
+                with m.If(ar.valid & cleared):
                     m.next = "LOOK"
             with m.State("LOOK"):
-                # topk_index takes a cycle, the candidate two, `value` one.
+                # topk_index takes a cycle, the candidate two, its source one.
                 m.d.sync += step.eq(step + 1)
                 with m.If(step == _TOPK_CYCLES):
-                    m.d.sync += [r.valid.eq(1), r.p.data.eq(value)]
+                    m.d.sync += [r.valid.eq(1), r.p.data.eq(reduce(or_, sources))]
                     m.next = "ANSWER"
             with m.State("ANSWER"):
                 with m.If(r.ready):

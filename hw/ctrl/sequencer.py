@@ -4,14 +4,18 @@
 
     i --> wait for the verdict --+--> END: stop here
                                  +--> bad: report, stop here
+                                 +--> (the first that gathers: end of the shortlist)
                                  +--> scoreboard --> station of its unit --> (V sink) record --> read plans --> next
 
+The shortlist ends when all that was issued is complete and the candidates have stood still for some cycles, so that no
+logit is between two rooms; then their numbers are put aside.
+
 A command goes out before its reads, so that the room in the port queues never decides whether a unit may start.
-Rate: about 10 cycles a descriptor, and 4 + n_ports a row of LOAD.
+Rate: about 13 cycles a descriptor, and 5 + n_ports a row of LOAD (the expander's; the next plan is made meanwhile).
 """
 
-from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .. import isa
@@ -24,6 +28,8 @@ from .links import Gated, ReadPlan
 
 __all__ = ["Sequencer"]
 
+_STILL_CYCLES = 8
+
 _UNIT_OF = {Opcode.LOAD: 0, Opcode.MATMUL: 1, Opcode.VECTOR: 2, Opcode.ATTEND: 3}       # places in scoreboard.UNITS
 
 
@@ -33,7 +39,10 @@ class Sequencer(wiring.Component):
     -------
     i : stream of Fetched
     code : verdict of DescriptorCheck on ``i.p.bits``
-    launch, tokens : constant while a program runs; tokens are the token ids of the 16 lanes
+    launch : constant while a program runs
+    token_lane, token : the lane whose token id is wanted, and the id, one cycle later
+    complete : everything issued is finished
+    keep, settled, rank, number : as of dispatch
     o_order : stream of the unit of each descriptor issued
     o_load, o_matmul, o_vector, o_attend : streams of Gated commands
     o_record : stream of RecordCommand
@@ -45,11 +54,14 @@ class Sequencer(wiring.Component):
     Paths: none.
     """
 
-    def __init__(self, *, n_ports, port_bytes, vector_lanes):
+    def __init__(self, *, n_ports, port_bytes, vector_lanes, engine_rows):
         self._n_ports, self._port_bytes, self._lanes = n_ports, port_bytes, vector_lanes
+        self._quantum_log2 = max(engine_rows, vector_lanes).bit_length() - 1
+        self._groups_log2 = max(1, vector_lanes // engine_rows).bit_length() - 1    # row groups of a row quantum
         super().__init__({
             "i": In(stream.Signature(Fetched)), "code": In(4),
-            "launch": In(Launch), "tokens": In(data.ArrayLayout(32, 16)),
+            "launch": In(Launch), "token_lane": Out(4), "token": In(32),
+            "complete": In(1), "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
             "o_order": Out(stream.Signature(2)),
             "o_load": Out(stream.Signature(Gated(LoadCommand))),
             "o_matmul": Out(stream.Signature(Gated(MatmulCommand))),
@@ -66,13 +78,24 @@ class Sequencer(wiring.Component):
         load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
         row = Signal(4)
         last_row = Signal(4)
-        m.d.comb += last_row.eq(Mux(load.index == Index.NONE, 0, self.launch.n_tokens - 1))
+        by_rank, gathers = Signal(), Signal()
+        m.d.comb += [
+            by_rank.eq(load.index == Index.CANDIDATE),
+            last_row.eq(Mux((load.index == Index.NONE) | by_rank, 0, self.launch.n_tokens - 1)), self.token_lane.eq(row),
+            gathers.eq(Mux(header.opcode == Opcode.LOAD, by_rank, (header.opcode == Opcode.MATMUL) & matmul.gather)),
+            self.rank.eq(Mux(header.opcode == Opcode.LOAD, load.rank, matmul.rank)),
+        ]
         self._commands(m, header, load, matmul, vector, attend, last_row)
-        self._plan(m, header, load, matmul, attend, row)
+        plan = self._plan(m, header, load, matmul, attend, row)
 
         outputs = {Opcode.LOAD: self.o_load, Opcode.MATMUL: self.o_matmul, Opcode.VECTOR: self.o_vector,
                    Opcode.ATTEND: self.o_attend}
         waited = Signal(range(DescriptorCheck.LATENCY + 1))
+        shortlisted, still = Signal(), Signal(range(_STILL_CYCLES))
+        with m.If(self.complete & self.settled):
+            m.d.sync += still.eq(still + 1)
+        with m.Else():
+            m.d.sync += still.eq(0)
         with m.FSM():
             with m.State("JUDGE"):
                 with m.If(self.i.valid):
@@ -84,8 +107,20 @@ class Sequencer(wiring.Component):
                         m.next = "FAILED"
                     with m.Elif(header.opcode == Opcode.END):
                         m.next = "ENDED"
+                    with m.Elif(gathers & ~shortlisted):
+                        m.d.sync += [still.eq(0), shortlisted.eq(1)]
+                        m.next = "SHORTLIST"
                     with m.Else():
                         m.next = "ORDER"
+            with m.State("SHORTLIST"):
+                with m.If(still == _STILL_CYCLES - 1):
+                    m.d.comb += self.keep.eq(1)
+                    m.next = "KEEP"
+            with m.State("KEEP"):
+                with m.If(self.settled):
+                    m.next = "NUMBER"
+            with m.State("NUMBER"):
+                m.next = "ORDER"
             with m.State("ORDER"):
                 m.d.comb += self.o_order.valid.eq(1)
                 with m.If(self.o_order.ready):
@@ -101,16 +136,20 @@ class Sequencer(wiring.Component):
                                 if opcode is Opcode.VECTOR:
                                     with m.If(vector.sink == Sink.V):
                                         m.next = "RECORD"
+                                    with m.If(vector.sink == Sink.TOPK):
+                                        m.d.sync += shortlisted.eq(0)
             with m.State("RECORD"):
                 m.d.comb += self.o_record.valid.eq(1)
                 with m.If(self.o_record.ready):
                     m.next = "NEXT"
             with m.State("PLAN"):
-                m.d.comb += self.o_plan.valid.eq(1)
-                with m.If(self.o_plan.ready):
-                    m.d.sync += row.eq(row + 1)
+                with m.If(~self.o_plan.valid):
+                    m.d.sync += [self.o_plan.p.eq(plan), self.o_plan.valid.eq(1), row.eq(row + 1)]
+                    m.next = "TOKEN"
                     with m.If((header.opcode != Opcode.LOAD) | (row == last_row)):
                         m.next = "NEXT"
+            with m.State("TOKEN"):
+                m.next = "PLAN"
             with m.State("NEXT"):
                 m.d.comb += self.i.ready.eq(~self.i.p.last)
                 with m.If(self.i.p.last):
@@ -122,6 +161,8 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.error.valid.eq(1)
             with m.State("ENDED"):
                 m.d.comb += self.ended.eq(1)
+        with m.If(self.o_plan.valid & self.o_plan.ready):
+            m.d.sync += self.o_plan.valid.eq(0)
         with m.Switch(header.opcode.as_value()):
             for opcode, unit in _UNIT_OF.items():
                 with m.Case(opcode.value):
@@ -153,10 +194,12 @@ class Sequencer(wiring.Component):
 
     def _plan(self, m, header, load, matmul, attend, row):
         """What is read, on every port; of a LOAD, row ``row``."""
-        plan = self.o_plan.p
+        plan = Signal(ReadPlan)
         beat_shift = (4 * self._lanes // (self._n_ports * self._port_bytes)).bit_length() - 1
         ports_log2 = self._n_ports.bit_length() - 1
-        position = Signal(17)
+        position, quantum = Signal(17), Signal(20)
+        group_beats = Signal(20)            # of one row group; a row quantum takes a few
+        m.d.comb += [quantum.eq(self.number >> self._quantum_log2), group_beats.eq(matmul.n_col_blocks * matmul.planes)]
         m.d.comb += [position.eq(self.launch.first_position + row), plan.index.eq(self.i.p.index)]
         with m.Switch(header.opcode.as_value()):
             with m.Case(Opcode.LOAD.value):
@@ -165,14 +208,21 @@ class Sequencer(wiring.Component):
                     plan.factor_b.eq(load.index_stride), plan.scaled.eq(1), plan.beats.eq(load.n_words << beat_shift),
                 ]
                 with m.If(load.index == Index.TOKEN):
-                    m.d.comb += plan.factor_a.eq(Array(self.tokens)[row])
+                    m.d.comb += plan.factor_a.eq(self.token)
                 with m.Elif(load.index == Index.POSITION):
                     m.d.comb += plan.factor_a.eq(position)
+                with m.Elif(load.index == Index.CANDIDATE):
+                    m.d.comb += plan.factor_a.eq(quantum)
             with m.Case(Opcode.MATMUL.value):
                 m.d.comb += [
                     plan.addr.eq(matmul.addr), plan.port_stride.eq(matmul.port_stride), plan.dest.eq(Dest.MATMUL),
-                    plan.factor_a.eq(matmul.n_row_groups), plan.factor_b.eq(matmul.n_col_blocks * matmul.planes),
+                    plan.factor_a.eq(matmul.n_row_groups), plan.factor_b.eq(group_beats),
                 ]
+                with m.If(matmul.gather):
+                    m.d.comb += [
+                        plan.factor_a.eq(quantum), plan.beats.eq(group_beats << self._groups_log2), plan.scaled.eq(1),
+                        plan.factor_b.eq(group_beats << self._groups_log2 + self._port_bytes.bit_length() - 1),
+                    ]
             with m.Default():
                 # Port p holds ceil((first_position - p) / n_ports) past records: some ports hold one more than others.
                 m.d.comb += [
@@ -182,3 +232,4 @@ class Sequencer(wiring.Component):
                     plan.beats.eq(plan.factor_b), plan.n_longer.eq(self.launch.first_position[:ports_log2]),
                     plan.cache.eq(1),
                 ]
+        return plan

@@ -1,10 +1,10 @@
 """The queue before a unit: its head is offered when the units it waits for have come far enough."""
 
-from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..stream import Queue, connect
+from ..stream import Queue
 from .links import Gated, Waits
 
 __all__ = ["Station"]
@@ -27,14 +27,20 @@ class Station(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.queue = queue = Queue(Gated(self._shape), depth=self._depth, ram_style="distributed")
-        connect(m, wiring.flipped(self.i), queue.i)
+        # `reserved`, at the end of a command, is not kept.
+        layout = data.Layout.cast(self._shape)
+        bits = dict(layout)["reserved"].offset if "reserved" in dict(layout) else layout.size
+        m.submodules.queue = queue = Queue(Gated(unsigned(bits)), depth=self._depth, ram_style="distributed")
+        m.d.comb += [
+            queue.i.p.waits.eq(self.i.p.waits), queue.i.p.command.eq(self.i.p.command), queue.i.valid.eq(self.i.valid),
+            self.i.ready.eq(queue.i.ready),
+        ]
         head, go = queue.o.p, Signal()
         met = [getattr(self.done_counts, unit) >= getattr(head.waits, unit)
                for unit in ("load", "matmul", "vector", "attend")]
         leave = Signal()
         m.d.comb += [
-            self.o.valid.eq(go), self.o.p.eq(head.command),
+            self.o.valid.eq(go), self.o.p.as_value().eq(head.command),
             leave.eq(go & self.o.ready), queue.o.ready.eq(leave),
         ]
         m.d.sync += go.eq(queue.o.valid & met[0] & met[1] & met[2] & met[3] & ~leave)

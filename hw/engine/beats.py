@@ -51,7 +51,7 @@ class BeatControl(wiring.Component):
         plane, col_block = Signal.like(limits.plane), Signal.like(limits.col_block)
         n_built, half = Signal(range(3)), Signal()
         turn = Signal(range(PartialSums.TURNAROUND))            # cycles until the sums of a short block are back
-        n_finished = Signal(range(2 * self._groups + 1))        # places taken among the finished sums
+        n_finished = Signal(range(2 * self._groups + 1))        # places taken among the finished sums; all: the top bit
 
         last_block, last_group, last_col, last_plane, drains = (Signal() for _ in range(5))
         tables, room, fire = Signal(), Signal(), Signal()
@@ -62,7 +62,7 @@ class BeatControl(wiring.Component):
             last_plane.eq(plane == limits.plane),
             drains.eq(last_col & last_plane),
             tables.eq((n_built != 0) & (turn == 0)),
-            room.eq(~drains | ((n_finished != 2 * self._groups) & (~self.o_block.valid | self.o_block.ready))),
+            room.eq(~drains | (~n_finished[-1] & (~self.o_block.valid | self.o_block.ready))),
             self.weights_ready.eq(self.i_limits.valid & tables & room),
             fire.eq(self.weights_ready & self.weights_valid),
             self.i_limits.ready.eq(fire & last_group & drains & last_block),

@@ -16,7 +16,7 @@ from amaranth.utils import ceil_log2
 from ..links import MatmulCommand
 from .activations import ActivationMemory
 from .decode import BeatDecode
-from .lane import LaneDot
+from .lookup import LookUp
 from .tables import TableBuilder
 from .words import WALK, BuildStep, Limits, entry_of
 
@@ -25,11 +25,11 @@ __all__ = ["BuildControl"]
 _STEPS = len(WALK)
 # A beat accepted in the cycle after `built` reaches the tables this many cycles after the last entry was due there:
 # `built` may strobe in an earlier step, and must not be earlier than the beats are late.
-_EARLY = BeatDecode.LATENCY - TableBuilder.LATENCY - LaneDot.WRITE_LATENCY + 1
+_EARLY = BeatDecode.LATENCY - TableBuilder.LATENCY - LookUp.WRITE_LATENCY + 1
 _BUILT_STEP = _STEPS - 1 - max(0, min(_EARLY, _STEPS - 1))
 # After the last beat of a block was accepted: `used` takes a cycle, `free` one and `load` one until the first step of
 # the next tables in the same half. The beat's own look-up must not be later than their first entry.
-assert 3 + TableBuilder.LATENCY + LaneDot.WRITE_LATENCY >= BeatDecode.LATENCY + 1
+assert 3 + TableBuilder.LATENCY + LookUp.WRITE_LATENCY >= BeatDecode.LATENCY + 1
 
 
 def _moves():

@@ -1,13 +1,16 @@
 """Drain: finished sums to words of L sums of one token lane.
 
-    row blocks ──► for each token lane, row group ──► finished sums of all lanes ──► choose a lane ──► L sums ──► o
+    row blocks ──► for each token lane, row group ──► finished sums, zero in all lanes but one ──► or ──► L sums ──► o
 
 The order is row block, token lane, word. Row groups are taken as soon as they have landed, so that the sums of the
 first lane leave while the last column block still streams. With L < R a row group gives R / L words, with L > R it
 takes L / R row groups to make one. Rate: one row group, or one word where that is less, a cycle.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -28,8 +31,9 @@ class Drain(wiring.Component):
         As in the engine. Rows and vector lanes divide one another.
 
     Members: ``i_block`` in the order of the beats; ``landed`` strobes when a row group is written at ``finish_addr``;
-    ``freed`` when its place may be used again. ``sums`` are the lanes' words of the last ``read_en``. ``done`` strobes
-    after the last word of a command was taken. Paths: none between ``o`` and the rest.
+    ``freed`` when its place may be used again (one cycle late). A cycle after ``read_en`` or later, ``take`` moves what was
+    read on to ``sums``: the word of the lane whose bit in ``own`` is set, and zero in all others. ``done`` strobes after the
+    last word of a command was taken. Paths: none between ``o`` and the rest.
     """
 
     def __init__(self, *, vector_lanes, token_lanes, engine_rows, accumulator_bits, max_row_groups):
@@ -42,7 +46,7 @@ class Drain(wiring.Component):
         super().__init__({
             "i_block": In(stream.Signature(Block(max_row_groups, token_lanes))),
             "landed": In(1), "finish_addr": Out(places), "freed": Out(1),
-            "read_en": Out(1), "read_addr": Out(places),
+            "read_en": Out(1), "read_addr": Out(places), "take": Out(1), "own": Out(token_lanes),
             "sums": In(data.ArrayLayout(engine_rows * accumulator_bits, token_lanes)),
             "o": Out(stream.Signature(DrainWord(vector_lanes))), "done": Out(1),
         })
@@ -67,8 +71,8 @@ class Drain(wiring.Component):
             last_lane.eq(lane == block.last_lane),
             self.i_block.ready.eq(step & last_group & last_lane),
             self.read_en.eq(step),
-            self.freed.eq(step & last_part & last_lane),
         ]
+        m.d.sync += self.freed.eq(step & last_part & last_lane)
         m.d.sync += arrived.eq(arrived + self.landed - Mux(self.i_block.ready, block.last_group + 1, 0))
         with m.If(self.landed):
             m.d.sync += self.finish_addr.eq(self.finish_addr + 1)
@@ -81,37 +85,34 @@ class Drain(wiring.Component):
         with m.If(self.i_block.ready):
             m.d.sync += [lane.eq(0), base.eq(self.read_addr + 1), self.read_addr.eq(self.read_addr + 1)]
 
-        # s1: the sums of all lanes; s2: of one lane, those that belong to the word; s3: the word.
-        s1_valid, s1_full, s1_ends, s1_lane, s1_part = (
-            Signal(), Signal(reset_less=True), Signal(reset_less=True), Signal.like(lane, reset_less=True),
-            Signal.like(part, reset_less=True))
-        s2_valid, s2_full, s2_ends = Signal(), Signal(reset_less=True), Signal(reset_less=True)
-        piece_bits = min(self._lanes, self._rows) * self._bits
-        s2_piece = Signal(piece_bits, reset_less=True)
-        chosen = [self.sums[t] for t in range(self._tokens)]
-        for bit in s1_lane:             # a multiplexer of two inputs at a time: four of them fit a LUT
-            chosen = [Mux(bit, odd, even) for even, odd in zip(chosen[::2], chosen[1::2])]
-        full = group[:ceil_log2(pieces)] == pieces - 1
-        word = Signal(pieces * piece_bits, reset_less=True)
-        word_full, ends = Signal(), Signal(reset_less=True)
+        # s1: read; s2: the sums of one lane, zero in the others.
+        s1_valid, s1_full, s1_ends, s1_part = (
+            Signal(), Signal(reset_less=True), Signal(reset_less=True), Signal.like(part, reset_less=True))
+        s2_valid, s2_full, s2_ends, s2_part = (
+            Signal(), Signal(reset_less=True), Signal(reset_less=True), Signal.like(part, reset_less=True))
         with m.If(advance):
             m.d.sync += [
-                s1_valid.eq(step), s1_full.eq(full), s1_ends.eq(self.i_block.ready & block.ends),
-                s1_lane.eq(lane), s1_part.eq(part),
-                s2_valid.eq(s1_valid), s2_full.eq(s1_full), s2_ends.eq(s1_ends),
-                s2_piece.eq(chosen[0].word_select(s1_part, piece_bits)),
-                word_full.eq(s2_valid & s2_full), ends.eq(s2_ends),
+                s1_valid.eq(step), s1_full.eq(group[:ceil_log2(pieces)] == pieces - 1),
+                s1_ends.eq(self.i_block.ready & block.ends), s1_part.eq(part),
+                self.own.eq(Cat(lane == t for t in range(self._tokens))),
+                s2_valid.eq(s1_valid), s2_full.eq(s1_full), s2_ends.eq(s1_ends), s2_part.eq(s1_part),
             ]
-            with m.If(s2_valid):
-                m.d.sync += word.eq(Cat(word, s2_piece)[piece_bits:])
 
-        narrow = data.ArrayLayout(signed(self._bits), self._lanes)
-        m.submodules.buffer = buffer = Buffer(data.StructLayout({"accs": narrow, "ends": 1}))
+        # The part of them that belongs to a word; a word of such pieces.
+        piece_bits = min(self._lanes, self._rows) * self._bits
+        m.submodules.buffer = buffer = Buffer(data.StructLayout({"piece": piece_bits, "full": 1, "ends": 1}))
+        one_lane = reduce(or_, (self.sums[t] for t in range(self._tokens)))
         m.d.comb += [
-            advance.eq(~word_full | buffer.i.ready),
-            buffer.i.valid.eq(word_full), buffer.i.p.accs.eq(word), buffer.i.p.ends.eq(ends),
-            self.o.valid.eq(buffer.o.valid), buffer.o.ready.eq(self.o.ready),
-            *(self.o.p.acc[k].eq(buffer.o.p.accs[k]) for k in range(self._lanes)),
+            self.take.eq(advance), advance.eq(~s2_valid | buffer.i.ready),
+            buffer.i.valid.eq(s2_valid), buffer.i.p.full.eq(s2_full), buffer.i.p.ends.eq(s2_ends),
+            buffer.i.p.piece.eq(one_lane.word_select(s2_part, piece_bits)),
+            buffer.o.ready.eq(~self.o.valid | self.o.ready),
         ]
-        m.d.sync += self.done.eq(buffer.o.valid & buffer.o.ready & buffer.o.p.ends)
+        word, ends = Signal(pieces * piece_bits, reset_less=True), Signal(reset_less=True)
+        with m.If(buffer.o.ready):
+            m.d.sync += [self.o.valid.eq(buffer.o.valid & buffer.o.p.full), ends.eq(buffer.o.p.ends)]
+            with m.If(buffer.o.valid):
+                m.d.sync += word.eq(Cat(word, buffer.o.p.piece)[piece_bits:])
+        m.d.comb += [self.o.p.acc[k].eq(word[k * self._bits:(k + 1) * self._bits].as_signed()) for k in range(self._lanes)]
+        m.d.sync += self.done.eq(self.o.valid & self.o.ready & ends)
         return m

@@ -4,12 +4,12 @@
 
      i_act ──► activation memory ──► table builders ──────┐ tables of the next column block
                      ▲ read                ▲ step         ▼
-     i_command ──► build control ──────────┘      ┌── token lane 0 .. M-1 ──────────────┐
-                     │ limits                     │  look up ──► adder tree ──► partial  │
-                     ▼                      codes │                             sums     │
-     i_weights ──► beat control, decode ─────────►│                               │      │
-                                                  └───────────────────────────────┼──────┘
-     o, done  ◄── drain ◄─────────────────────────────────────────────────────────┘
+     i_command ──► build control ──────────┘   look-up (a round of lanes)
+                     │ limits            codes ▲ │    ┌── token lane 0 .. M-1 ─────────┐
+                     ▼                         │ └───►│  adder tree ──► partial sums   │
+     i_weights ──► beat control, decode ───────┴─────►│                       │        │
+                                               counts └───────────────────────┼────────┘
+     o, done  ◄── drain ◄─────────────────────────────────────────────────────┘
 
 The activations of a column block of C columns stay in the tables while the row groups of the row block stream by, one
 beat of R rows x C columns a cycle. Rate: a column block takes max(row groups, 14 x rounds of lanes) cycles. Latency:
@@ -22,19 +22,21 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import TRITS_PER_BYTE
 from ..links import DrainWord, MatmulCommand, QuantWord
-from ..stream import Queue, connect
+from ..stream import Buffer, Queue, connect
 from .activations import ActivationMemory
 from .beats import BeatControl
 from .build import BuildControl
 from .decode import BeatDecode
 from .drain import Drain
 from .lane import LaneDot
+from .lookup import LookUp
 from .partial import PartialSums
 from .tables import TableBuilder
 from .words import Block, Limits
 
 __all__ = ["MatmulEngine"]
 
+assert BeatDecode.COUNT_LAG == LookUp.LATENCY, "counts must come with what was looked up"
 _QUEUED = 4     # commands whose tables may be built ahead, and row blocks that may wait to leave
 
 
@@ -108,7 +110,9 @@ class MatmulEngine(wiring.Component):
         connect(m, build.o_limits, limits.i)
         connect(m, limits.o, beats.i_limits)
         connect(m, beats.o_block, blocks.i)
-        connect(m, blocks.o, drain.i_block)
+        m.submodules.next_block = next_block = Buffer(Block(self._groups, self._tokens))
+        connect(m, blocks.o, next_block.i)
+        connect(m, next_block.o, drain.i_block)
 
         builders = [self._builder(m, b, build) for b in range(self._builders)]
         m.d.comb += [
@@ -146,6 +150,16 @@ class MatmulEngine(wiring.Component):
 
     def _lanes_of_tokens(self, m, builders, build, beats, decode, drain):
         """The token lanes, and the tags of the beats that reach them."""
+        look_ups = []
+        for k in range(self._tokens // self._builders):
+            m.submodules[f"lookup{k}"] = look_up = LookUp(
+                engine_rows=self._rows, columns=self._columns, token_lanes=self._builders)
+            m.d.comb += [
+                look_up.codes.eq(decode.codes),
+                look_up.table_en.eq(build.table_en & (build.table_round == k)), look_up.table_addr.eq(build.table_addr),
+                *(look_up.entries[b].eq(builder.entries) for b, builder in enumerate(builders)),
+            ]
+            look_ups.append(look_up)
         sums = []
         for t in range(self._tokens):
             m.submodules[f"lane{t}"] = lane = LaneDot(engine_rows=self._rows, columns=self._columns)
@@ -153,25 +167,28 @@ class MatmulEngine(wiring.Component):
                 engine_rows=self._rows, dot_bits=lane.dot_bits, accumulator_bits=self._bits,
                 max_row_groups=self._groups)
             if t == 0:
-                latency = BeatDecode.LATENCY + lane.latency
+                latency = BeatDecode.LATENCY + LookUp.LATENCY + lane.latency
                 tags = self._tags(m, beats.tag, latency + PartialSums.WRITE_LAG)
-                codes, reads, keeps, writes = (
-                    tags[BeatDecode.LATENCY], tags[latency - PartialSums.READ_LEAD],
-                    tags[latency - PartialSums.KEEP_LEAD], tags[latency + PartialSums.WRITE_LAG])
+                codes, reads, keeps, triples, writes = (tags[k] for k in (
+                    BeatDecode.LATENCY, latency - PartialSums.READ_LEAD, latency - PartialSums.KEEP_LEAD,
+                    latency - PartialSums.TRIPLE_LEAD, latency + PartialSums.WRITE_LAG))
+            look_up = look_ups[t // self._builders]
             m.d.comb += [
-                lane.codes.eq(decode.codes), lane.half.eq(codes.half),
-                lane.table_en.eq(build.table_en & (build.table_round == t // self._builders)),
-                lane.table_addr.eq(build.table_addr), lane.entries.eq(builders[t % self._builders].entries),
+                lane.found.eq(look_up.found[t % self._builders]), lane.inverts.eq(look_up.inverts),
+                *(lane.counts[row].eq(decode.counts[row]) for row in range(self._rows)),
                 *(partial.dots[row].eq(lane.dots[row]) for row in range(self._rows)),
-                *(partial.carries[row].eq(lane.carries[row]) for row in range(self._rows)),
                 partial.read_en.eq(reads.valid & reads.keep), partial.read_group.eq(reads.group),
-                partial.keep.eq(keeps.keep), partial.triple.eq(keeps.triple),
+                partial.keep.eq(keeps.keep), partial.triple.eq(triples.triple),
                 partial.write_en.eq(writes.valid & ~writes.drains), partial.write_group.eq(writes.group),
                 partial.finish_en.eq(writes.valid & writes.drains), partial.finish_addr.eq(drain.finish_addr),
                 partial.drain_en.eq(drain.read_en), partial.drain_addr.eq(drain.read_addr),
+                partial.drain_take.eq(drain.take), partial.drain_own.eq(drain.own[t]),
             ]
             sums.append(partial.drained)
-        m.d.comb += [drain.sums.eq(Cat(*sums)), drain.landed.eq(writes.valid & writes.drains)]
+        m.d.comb += [
+            *(look_up.half.eq(codes.half) for look_up in look_ups),
+            drain.sums.eq(Cat(*sums)), drain.landed.eq(writes.valid & writes.drains),
+        ]
 
     def _tags(self, m, tag, n_cycles):
         """The tag of the beat that was accepted 0 .. n_cycles cycles ago."""

@@ -1,126 +1,97 @@
-"""One token lane: the dot products of R rows x C columns with its activations, by looking sums up.
+"""One token lane: the dot products of R rows x C columns with its activations, from sums that were looked up.
 
-            codes of a row          a, b, c of every group
-                 │                        │
-      ┌──────────▼───────────┐            │
-      │ entry ──► table 0 ─x─┼─┐   tables: 2 halves of 16 entries in distributed RAM,
-      │ entry ──► table 1 ─x─┼─+─┐ written through one port, read once a row
-      │ entry ──► table 2 ─x─┼─┐ +─┐
-      │ entry ──► table 3 ─x─┼─+─┘ +──► dot, carry
-      │   ...                │   ──┘
-      └──────────────────────┘
+    found ─x─┐
+             +──reg──┐
+    found ─x─┘       +──reg──┐
+    found ─x─┐       │       + ...
+             +──reg──┘       │        last pair of a row: found ─x─ + count
+    found ─x─┘        ...  ──┘
+     LUTs               DSPs
 
-    -t = ~t + 1: where a group is to be negated, its sum is inverted on the way into the adder, and the 1 becomes the
-    carry into some adder of the tree. There is one adder less than groups, so one carry is left: dot product = dot +
-    carry.
+-t = ~t + 1: where a group is to be negated, its sum is inverted on the way into the first adder; how often that happens in
+a row is the same for all lanes, and comes as one more number to add (``counts``). The adders behind the first have plain
+operands of 12 bits and a little more, and are marked for DSPs, four or two of them in one.
 
 The module has no constant of its own lane: all lanes of an engine are the same. Rate: a beat a cycle.
 """
 
-from amaranth.hdl import Cat, Module, Signal, signed
-from amaranth.lib import data, memory, wiring
+from amaranth.hdl import Cat, Const, Module, Shape, Signal, signed
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .words import GroupCode, entry_bits, group_sizes, sum_bits
+from .words import GROUP_COLUMNS, column_groups, entry_bits
 
 __all__ = ["LaneDot"]
 
 
+def _sum(left, right):
+    """Sum of two signed numbers, in carry bits as many as the wider one has: both are lifted by half their range, and the
+    highest bit of their sum is the last carry, inverted."""
+    bits = max(len(left), len(right))
+    lifted = []
+    for value in (left, right):
+        wide = Cat(value, value[-1].replicate(bits - len(value)))
+        lifted.append(Cat(wide[:-1], ~wide[-1]))
+    total = lifted[0] + lifted[1]
+    return Cat(total[:bits], ~total[bits]).as_signed()
+
+
 class LaneDot(wiring.Component):
-    """Tables and adder trees of one token lane.
+    """Adder trees of one token lane.
 
     Parameters
     ----------
     engine_rows, columns : int
         Rows and columns of a beat.
 
-    Members: ``codes`` and the table ``half`` they are meant for; ``dots`` and ``carries`` of the rows ``latency``
-    cycles later. ``table_en`` writes ``entries`` at ``table_addr`` (half, entry): codes that are given
-    ``WRITE_LATENCY`` or more cycles later find them.
+    Members: ``found`` and ``inverts`` of all groups, row by row, ``counts`` the inverts that are set in each row;
+    ``dots`` of the rows ``latency`` cycles later.
     """
 
-    WRITE_LATENCY = 1
-
     def __init__(self, *, engine_rows, columns):
-        self._rows, self._sizes = engine_rows, group_sizes(columns)
+        self._rows, self._sizes = engine_rows, [len(group) for group in column_groups(columns)]
         n_groups = len(self._sizes)
-        self.dot_bits = sum_bits(columns)
-        self.latency = 2 + (n_groups - 1).bit_length()
+        self.dot_bits = Shape.cast(range(-128 * columns, 128 * columns + 1)).width
+        self.latency = n_groups.bit_length()        # leaves: the groups and the count
+        n_codes = engine_rows * n_groups
         super().__init__({
-            "codes": In(data.ArrayLayout(GroupCode, engine_rows * n_groups)), "half": In(1),
-            "table_en": In(1), "table_addr": In(5), "entries": In(data.ArrayLayout(entry_bits(3), n_groups)),
-            "dots": Out(signed(self.dot_bits)).array(engine_rows), "carries": Out(1).array(engine_rows),
+            "found": In(data.ArrayLayout(signed(entry_bits(GROUP_COLUMNS)), n_codes)), "inverts": In(n_codes),
+            "counts": In(range(n_groups + 1)).array(engine_rows), "dots": Out(signed(self.dot_bits)).array(engine_rows),
         })
 
     def elaborate(self, platform):
         m = Module()
-        codes, half = Signal(self.codes.shape(), reset_less=True), Signal(reset_less=True)
-        table_en, table_addr = Signal(), Signal(5, reset_less=True)
-        entries = Signal(self.entries.shape(), reset_less=True)
-        m.d.sync += [codes.eq(self.codes), half.eq(self.half), table_en.eq(self.table_en),
-                     table_addr.eq(self.table_addr), entries.eq(self.entries)]
-
-        leaves = [[] for _ in range(self._rows)]        # of each row: (value, inverted when, columns)
-        for g, size in enumerate(self._sizes):
-            m.submodules[f"table{g}"] = table = memory.Memory(
-                shape=signed(entry_bits(size)), depth=32, init=[], attrs={"ram_style": "distributed"})
-            write = table.write_port()
-            m.d.comb += [write.en.eq(table_en), write.addr.eq(table_addr), write.data.eq(entries[g])]
-            for row in range(self._rows):
-                code = codes[row * len(self._sizes) + g]
-                read = table.read_port(domain="comb")
-                found = Signal(signed(entry_bits(size)), name=f"row{row}_found{g}", reset_less=True)
-                invert = Signal(name=f"row{row}_invert{g}", reset_less=True)
-                m.d.comb += read.addr.eq(Cat(code.entry, half))
-                m.d.sync += [found.eq(read.data), invert.eq(code.negate)]
-                leaves[row].append((found, invert, size))
-
+        n_groups = len(self._sizes)
         for row in range(self._rows):
-            dot, carry = self._tree(m, row, leaves[row])
-            m.d.comb += [self.dots[row].eq(dot), self.carries[row].eq(carry)]
+            nodes = []              # (value, least value, greatest value)
+            for g, size in enumerate(self._sizes):
+                at, bits = row * n_groups + g, entry_bits(size)
+                value = Signal(signed(bits), name=f"row{row}_leaf{g}")
+                m.d.comb += value.eq(self.found[at][:bits] ^ self.inverts[at].replicate(bits))
+                nodes.append((value, -128 * size, 128 * size - 1))
+            nodes.append((Cat(self.counts[row], Const(0, 1)).as_signed(), 0, n_groups))
+            m.d.comb += self.dots[row].eq(self._tree(m, row, nodes))
         return m
 
     def _tree(self, m, row, nodes):
-        """Sum of the leaves of one row, a register a level; (sum without the last carry, that carry)."""
-        waiting = []            # carries that no adder has taken yet
+        """Sum of the nodes of one row, a register a level."""
         level = 0
         while len(nodes) > 1:
             level += 1
-            new_nodes = []
-            fresh = []
-            for k in range(0, len(nodes) - 1, 2):
-                pair = nodes[k:k + 2]
-                fresh += [invert for _, invert, _ in pair if invert is not None]
-                carry = waiting.pop() if waiting else fresh.pop()
-                columns = pair[0][2] + pair[1][2]
-                total = Signal(signed(sum_bits(columns)), name=f"row{row}_level{level}_sum{k // 2}", reset_less=True)
-                left, right = (self._inverted(m, value, invert) for value, invert, _ in pair)
-                m.d.sync += total.eq(left + right + carry)
-                new_nodes.append((total, None, columns))
-            if len(nodes) % 2:
-                value, invert, columns = nodes[-1]
-                later = Signal.like(value, name=f"row{row}_level{level}_rest", reset_less=True)
-                m.d.sync += later.eq(value)
-                new_nodes.append((later, self._later(m, invert, f"row{row}_level{level}_invert"), columns))
-            waiting = [self._later(m, carry, f"row{row}_level{level}_carry{k}")
-                       for k, carry in enumerate(waiting + fresh)]
-            nodes = new_nodes
-        (value, invert, _), = nodes
-        if invert is not None:              # a row of one group has no adder at all
-            return self._inverted(m, value, invert), invert
-        carry, = waiting
-        return value, carry
-
-    def _inverted(self, m, value, when):
-        if when is None:
-            return value
-        result = Signal.like(value)
-        m.d.comb += result.eq(value ^ when.replicate(len(value)))
-        return result
-
-    def _later(self, m, bit, name):
-        if bit is None:
-            return None
-        later = Signal(name=name, reset_less=True)
-        m.d.sync += later.eq(bit)
-        return later
+            sums = []
+            for k in range(0, len(nodes), 2):
+                values, least, greatest = zip(*nodes[k:k + 2])
+                shape = Shape.cast(range(sum(least), sum(greatest) + 1))
+                name = f"row{row}_level{level}_{k // 2}"
+                later = Signal(shape, name=name, reset_less=True)
+                if len(values) < 2:
+                    m.d.sync += later.eq(values[0])
+                elif level == 1:
+                    m.d.sync += later.eq(_sum(*values))
+                else:
+                    total = Signal(shape, name=f"{name}_sum", attrs={"use_dsp": "simd"})
+                    m.d.comb += total.eq(values[0] + values[1])
+                    m.d.sync += later.eq(total)
+                sums.append((later, sum(least), sum(greatest)))
+            nodes = sums
+        return nodes[0][0]

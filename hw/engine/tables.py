@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .words import BuildStep, entry_bits, group_sizes
+from .words import GROUP_COLUMNS, BuildStep, column_groups, entry_bits
 
 __all__ = ["TableBuilder"]
 
@@ -38,7 +38,7 @@ class TableBuilder(wiring.Component):
         self._lanes, self._columns = vector_lanes, columns
         super().__init__({
             "shift": In(1), "word": In(8 * vector_lanes), "step": In(BuildStep),
-            "entries": Out(data.ArrayLayout(entry_bits(3), len(group_sizes(columns)))),
+            "entries": Out(data.ArrayLayout(entry_bits(GROUP_COLUMNS), len(column_groups(columns)))),
         })
 
     def elaborate(self, platform):
@@ -50,22 +50,21 @@ class TableBuilder(wiring.Component):
         with m.If(self.step.load):
             m.d.sync += work.eq(staging)
 
-        s1_negate, s1_clear = Signal(reset_less=True), Signal(reset_less=True)
-        m.d.sync += [s1_negate.eq(self.step.negate), s1_clear.eq(self.step.clear)]
+        s1_clear = Signal(reset_less=True)
+        m.d.sync += s1_clear.eq(self.step.clear)
         s2_sums = Signal(self.entries.shape(), reset_less=True)
-        column = 0
-        for g, size in enumerate(group_sizes(self._columns)):
-            acts = [work[8 * (column + k):8 * (column + k) + 8] for k in range(size)]
-            column += size
+        for g, columns in enumerate(column_groups(self._columns)):
+            bits = entry_bits(len(columns))
+            acts = [work[8 * column:8 * column + 8].as_signed() for column in columns]
             chosen = acts[0]
-            for k in range(1, size):
+            for k in range(1, len(acts)):
                 chosen = Mux(self.step.select == k, acts[k], chosen)
-            s1_term = Signal(signed(8), name=f"s1_term{g}", reset_less=True)
-            s2_sum = s2_sums[g][:entry_bits(size)]
-            m.d.sync += s1_term.eq(chosen ^ self.step.negate.replicate(8))
+            s1_term = Signal(signed(9), name=f"s1_term{g}", reset_less=True)
+            s2_sum = s2_sums[g][:bits]
+            total = Signal(bits, name=f"total{g}", attrs={"use_dsp": "simd"})
+            m.d.comb += total.eq(s2_sum + s1_term)
+            m.d.sync += [s1_term.eq((chosen ^ self.step.negate.replicate(9).as_signed()) + self.step.negate), s2_sum.eq(total)]
             with m.If(s1_clear):
                 m.d.sync += s2_sum.eq(0)
-            with m.Else():
-                m.d.sync += s2_sum.eq(s2_sum + s1_term + s1_negate)
         m.d.comb += self.entries.eq(s2_sums)
         return m

@@ -3,13 +3,18 @@
 A group of three columns with weights (w0, w1, w2) needs the sum w0 a + w1 b + w2 c. With v = w0 + 3 w1 + 9 w2 the sums
 of v and -v are opposite, so a table holds entries 0 .. 13 = abs(v) and the sign of v says whether to negate. The
 builder walks through the entries so that each differs from the one before by one activation, added or taken away.
+
+The columns of a group need not be neighbours. The low three trits of a byte are a group, so that it is decoded from what
+is left of the byte once its high two trits are taken away; the high trits of a row make groups of their own.
 """
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data
 
-__all__ = ["GROUP_COLUMNS", "WALK", "entry_of", "group_sizes", "entry_bits", "sum_bits", "GroupCode", "Limits",
-           "BeatTag", "BuildStep", "Block"]
+from ..formats import TRITS_PER_BYTE
+
+__all__ = ["GROUP_COLUMNS", "WALK", "entry_of", "column_groups", "entry_bits", "GroupCode", "Limits", "BeatTag", "BuildStep",
+           "Block"]
 
 GROUP_COLUMNS = 3
 
@@ -24,20 +29,19 @@ def entry_of(weights):
     return abs(value), value < 0
 
 
-def group_sizes(columns):
-    """Columns of each group of a row: threes, and what is left."""
-    full, rest = divmod(columns, GROUP_COLUMNS)
-    return [GROUP_COLUMNS] * full + ([rest] if rest else [])
+def column_groups(columns):
+    """Columns of each group of a row: the low three of every byte, then the high two of all bytes by threes. The last
+    group may have one or two."""
+    firsts = range(0, columns, TRITS_PER_BYTE)
+    high = [first + place for first in firsts for place in range(GROUP_COLUMNS, TRITS_PER_BYTE)]
+    return [tuple(range(first, first + GROUP_COLUMNS)) for first in firsts] + [
+        tuple(high[k:k + GROUP_COLUMNS]) for k in range(0, len(high), GROUP_COLUMNS)]
 
 
 def entry_bits(size):
-    """Bits of a table entry of ``size`` columns. An entry's highest weight is never -1, so +128 size does not occur."""
-    return sum_bits(size)
-
-
-def sum_bits(columns):
-    """Bits of a signed number in -128 columns .. 128 columns - 1."""
-    return (128 * columns - 1).bit_length() + 1
+    """Bits of a table entry of ``size`` columns: a signed number in -128 size .. 128 size - 1. An entry's highest weight
+    is never -1, so +128 size does not occur."""
+    return (128 * size - 1).bit_length() + 1
 
 
 class GroupCode(data.Struct):

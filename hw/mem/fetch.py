@@ -11,16 +11,18 @@ from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import DESCRIPTOR_BYTES, Header, Opcode
+from ..isa import BODIES, DESCRIPTOR_BYTES, Header, Opcode
 from ..regs import Error
-from ..stream import Queue, connect
+from ..stream import Queue
 from .axi import AxiRead
 from .cutter import BurstCutter, check_port
 from .links import ErrorReport, Fetched, Windows
 
-__all__ = ["DescriptorFetch"]
+__all__ = ["DescriptorFetch", "USED_BITS"]
 
 _AHEAD = 8
+# Bits of a descriptor that mean something: the reserved ones at the end of every body are not kept.
+USED_BITS = Header.as_shape().size + max(dict(body.as_shape())["reserved"].offset for body in BODIES.values())
 
 
 class DescriptorFetch(wiring.Component):
@@ -59,8 +61,12 @@ class DescriptorFetch(wiring.Component):
         stop = Signal()
         m.submodules.cutter = cutter = ResetInserter(self.flush | stop)(BurstCutter(
             port_bytes=self._port_bytes, addr_bits=self._addr_bits, burst_beats=self._burst_beats, tag=1))
-        m.submodules.queue = queue = cleared(Queue(Fetched, depth=_AHEAD, ram_style="distributed"))
-        connect(m, queue.o, self.o)
+        m.submodules.queue = queue = cleared(Queue(
+            data.StructLayout({"bits": USED_BITS, "index": 16, "last": 1}), depth=_AHEAD, ram_style="distributed"))
+        m.d.comb += [
+            self.o.p.bits.eq(queue.o.p.bits), self.o.p.index.eq(queue.o.p.index), self.o.p.last.eq(queue.o.p.last),
+            self.o.valid.eq(queue.o.valid), queue.o.ready.eq(self.o.ready),
+        ]
 
         # Ask for one burst after another while the queue has room; count beats to know whose they are.
         ar, burst = self.axi.ar, cutter.o

@@ -40,7 +40,8 @@ class WriteWord(data.StructLayout):
 
 
 class Fetched(data.Struct):
-    """A descriptor as it lies in memory, its index, and whether the program has no further one."""
+    """A descriptor as it lies in memory, but zero where every body is reserved; its index, and whether the program has no
+    further one."""
     bits: unsigned(8 * DESCRIPTOR_BYTES)
     index: unsigned(16)
     last: unsigned(1)

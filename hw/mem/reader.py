@@ -7,7 +7,7 @@
                                        +---- room: beats neither promised nor held                   -> o_attend
 
 A burst is asked for when its window allows it, when the queue has room for all of it, and when fewer than
-read_outstanding bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with bursts of 4 beats
+read_outstanding bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with bursts of 3 beats
 or more.
 """
 
@@ -110,7 +110,7 @@ class PortReader(wiring.Component):
         ar, burst = self.axi.ar, cutter.o
         room = Signal(range(self._queue_beats + 1), init=self._queue_beats)
         outstanding = Signal(range(self._read_outstanding + 1))
-        fits, issue, leave, landed = Signal(), Signal(), Signal(), Signal()
+        fits, issue, leave, left, landed = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             fits.eq(burst.p.beats <= room),
             issue.eq(burst.valid & ~burst.p.bad & fits & (outstanding != self._read_outstanding)
@@ -122,7 +122,7 @@ class PortReader(wiring.Component):
             m.d.sync += [ar.valid.eq(issue), ar.p.addr.eq(burst.p.addr), ar.p.len.eq(burst.p.beats - 1)]
         m.d.sync += [
             outstanding.eq(outstanding + issue - landed),
-            room.eq(room - Mux(issue, burst.p.beats, 0) + leave),
+            left.eq(leave), room.eq(room - Mux(issue, burst.p.beats, 0) + left),
         ]
         with m.If(self.flush):
             m.d.sync += room.eq(self._queue_beats)

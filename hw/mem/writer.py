@@ -2,7 +2,7 @@
 
 ::
 
-    i --+--> [data queue 128] --------------------------> W (filler with no strobes in a flush)
+    i --+--> [data queue 32] ---------------------------> W (filler with no strobes in a flush)
         +--> [offset, beats, index] -> cutter -> issue -> AW          B -> answered
 
 Rate: a beat a cycle inside a burst, one cycle between bursts. W never waits for data once its burst has begun.
@@ -20,7 +20,7 @@ from .links import ErrorReport, Windows, WriteWord
 
 __all__ = ["PortWriter"]
 
-_DATA_BEATS = 128
+_DATA_BEATS = 32
 _RECORDS = 4
 _OUTSTANDING = 8
 
@@ -58,7 +58,7 @@ class PortWriter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         cleared = ResetInserter(self.flush)
-        m.submodules.words = words = cleared(Queue(8 * self._port_bytes, depth=_DATA_BEATS, ram_style="block"))
+        m.submodules.words = words = cleared(Queue(8 * self._port_bytes, depth=_DATA_BEATS, ram_style="distributed"))
         m.submodules.records = records = cleared(Queue(Transfer(16), depth=_RECORDS, ram_style="distributed"))
         m.submodules.flights = flights = cleared(Queue(16, depth=_OUTSTANDING, ram_style="distributed"))
         m.submodules.cutter = cutter = cleared(BurstCutter(

@@ -80,12 +80,13 @@ class Issue(wiring.Component):
         token, last_token, last_lane = Signal(4), Signal(), Signal(4)
         i, block_start, block_last, row_last = Signal(16), Signal(16), Signal(16), Signal(16)
         x_row, p_row, d_row = Signal(16), Signal(16), Signal(16)
-        d_base, d_stride = Signal(16), Signal(16)
+        d_base, d_stride, to_topk = Signal(16), Signal(16), Signal()
         m.d.comb += [
             last_lane.eq(self.launch.n_tokens - 1),
             last_token.eq(token == last_lane),
-            # The sinks that are no scratch count words from d_base (ACT, TOPK) or from 0.
-            d_base.eq(Mux((f.sink == Sink.X) | (f.sink == Sink.ACT) | (f.sink == Sink.TOPK), f.d_base, 0)),
+            # The sinks that are no scratch count words from d_base (ACT, TOPK, RESCORE) or from 0.
+            to_topk.eq((f.sink == Sink.TOPK) | (f.sink == Sink.RESCORE)),
+            d_base.eq(Mux((f.sink == Sink.X) | (f.sink == Sink.ACT) | to_topk, f.d_base, 0)),
             d_stride.eq(Mux(f.sink == Sink.X, f.d_stride, 0)),
         ]
         restart = [token.eq(0), x_row.eq(f.x_base), p_row.eq(f.p_base), d_row.eq(d_base)]
@@ -96,7 +97,7 @@ class Issue(wiring.Component):
         queued, full = Signal(), Signal()
         limit = max(self._quant_room, self._topk_room, 64)
         in_flight = Signal(range(limit + 1))
-        room = Mux(f.sink == Sink.TOPK, self._topk_room, self._quant_room)
+        room = Mux(to_topk, self._topk_room, self._quant_room)
         m.d.comb += [
             queued.eq((f.sink != Sink.NONE) & (f.sink != Sink.X)),
             full.eq(queued & (in_flight >= room)),

@@ -3,7 +3,7 @@
 ::
 
     y at S_Y --+--> ToInt8 --------------------------------> at S_INT --> queue --> o_quant
-               +--> (TOPK) --> queue --> o_topk
+               +--> (TOPK, RESCORE) --> queue --> o_topk
     s[scale_scalar] at S_INT - 4 --> * (Q: imm1, else 1) --> at S_INT
 
 The queues never refuse a word: issue counts the room.
@@ -56,7 +56,7 @@ class Sinks(wiring.Component):
         f = self.fields
         to_topk, to_quant = Signal(), Signal()
         m.d.comb += [
-            to_topk.eq(f.sink == Sink.TOPK),
+            to_topk.eq((f.sink == Sink.TOPK) | (f.sink == Sink.RESCORE)),
             to_quant.eq((f.sink == Sink.ACT) | (f.sink == Sink.Q) | (f.sink == Sink.K) | (f.sink == Sink.V)),
         ]
 
@@ -85,7 +85,7 @@ class Sinks(wiring.Component):
         m.d.comb += [
             candidates.i.valid.eq(self.valid & to_topk),
             c.first.eq(self.word.where << (self._lanes - 1).bit_length()),
-            c.n_valid.eq(f.imm0),
+            c.n_valid.eq(f.imm0), c.rescore.eq(f.sink == Sink.RESCORE),
             c.logits.eq(self.y),
         ]
 

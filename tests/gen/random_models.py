@@ -3,10 +3,10 @@
 import torch
 from hypothesis import strategies as st
 
-from celosia.gen import image
+from celosia.gen import fit, image
 from celosia.gen.assemble import assemble
 from celosia.gen.golden.model import GoldenModel
-from celosia.gen.model import MATRICES, Checkpoint, ModelConfig
+from celosia.gen.model import HEADS, MATRICES, Checkpoint, HeadPlan, ModelConfig
 from celosia.gen.place import rope_table
 from celosia.gen.quantise import quantise
 
@@ -38,9 +38,16 @@ def random_checkpoint(config, seed=0):
     return Checkpoint(config, embedding, layers, 1 + 0.2 * normal(config.hidden_size), head, "random")
 
 
-def random_image(config, accel, seed=0, context=32):
+@st.composite
+def head_plans(draw, config, accel):
+    """Any head that the vocabulary and the configuration allow."""
+    return fit.head_plan(config, accel, draw(st.sampled_from(HEADS)), draw(st.integers(1, min(config.vocab_size, accel.top_k))),
+                         draw(st.integers(1, 3)))
+
+
+def random_image(config, accel, seed=0, context=32, plan=HeadPlan()):
     """(image bytes, Assembled, quantised model)."""
-    model = quantise(random_checkpoint(config, seed))
+    model = quantise(random_checkpoint(config, seed), plan)
     assembled = assemble(model, accel, context)
     return image.encode(assembled.header, assembled.payload), assembled, model
 

@@ -1,18 +1,21 @@
 """The golden machine computes what the golden model computes, bit for bit: packing, placing and compiling are right."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import SMALL, golden_of, model_configs, random_image
+from random_models import SMALL, golden_of, head_plans, model_configs, random_image
 
 from celosia.gen import image
 from celosia.gen.golden.attention import pack_record
 from celosia.gen.golden.machine import Machine, MachineError
+from celosia.gen.model import HeadPlan
 from celosia.gen.place import rope_order
+from celosia.gen.program import gathers
 from celosia.hw import isa
 from celosia.hw.configs import CONFIGS, duo, kv260, tiny
 from celosia.hw.isa import Opcode, Sink, Source, Tokens
@@ -52,8 +55,8 @@ def cache_bytes(golden, layout, n_positions):
     return cache
 
 
-def check(config, accel, seed, tokens, chunks):
-    data, assembled, model = random_image(config, accel, seed, CONTEXT)
+def check(config, accel, seed, tokens, chunks, plan=HeadPlan()):
+    data, assembled, model = random_image(config, accel, seed, CONTEXT, plan)
     machine, golden = Machine.of_image(data, accel), golden_of(model, accel, CONTEXT)
     assert same(feed(machine, tokens, chunks), golden.step(tokens, 0, accel.top_k))
     assert np.array_equal(machine.cache, cache_bytes(golden, assembled.placement.layout, len(tokens)))
@@ -64,7 +67,7 @@ def check(config, accel, seed, tokens, chunks):
 def test_machine_equals_model(config, accel, seed, data):
     tokens = data.draw(st.lists(st.integers(0, config.vocab_size - 1), min_size=1, max_size=12))
     chunks = data.draw(st.lists(st.integers(1, accel.token_lanes), min_size=1, max_size=4))
-    check(config, accel, seed, tokens, chunks)
+    check(config, accel, seed, tokens, chunks, data.draw(head_plans(config, accel)))
 
 
 @pytest.mark.parametrize("accel", CONFIGS.values(), ids=CONFIGS)
@@ -75,9 +78,43 @@ def test_every_configuration_in_chunks_of_every_size(accel):
 
 
 def test_a_matrix_of_several_row_blocks():
-    from dataclasses import replace
     config = replace(SMALL, ffn_size=300, vocab_size=600, n_layers=1)
     check(config, duo, 3, [599, 17, 300], [2])
+
+
+@pytest.mark.parametrize("accel", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("vocab, candidates, planes", [(29, 1, 1), (30, 4, 2), (31, 3, 1), (600, 4, 4)])
+def test_shortlists_of_every_configuration(accel, vocab, candidates, planes):
+    config = replace(SMALL, vocab_size=vocab)
+    check(config, accel, vocab, [7, 3, 28], [2], HeadPlan("shortlist", candidates, planes))
+
+
+def test_a_shortlist_is_scored_as_the_exact_head_scores():
+    tokens, found = [7, 3, 28], {}
+    for kind, candidates in (("exact", 16), ("shortlist", 16), ("shortlist", 3)):
+        data, _, _ = random_image(SMALL, tiny, 5, CONTEXT, HeadPlan(kind, candidates))
+        found[kind, candidates] = feed(Machine.of_image(data, tiny), tokens, [3])
+    exact = dict(found["exact", 16])
+    for few in (3, 16):
+        scored = found["shortlist", few]
+        assert len(scored) == few and [logit for _, logit in scored] == sorted((logit for _, logit in scored), reverse=True)
+        assert sum(token in exact for token, _ in scored) >= few // 2
+        assert same([(t, v) for t, v in scored if t in exact], [(t, exact[t]) for t, _ in scored if t in exact])
+
+
+def test_gathering_without_a_shortlist_is_an_error():
+    data, assembled, _ = random_image(SMALL, tiny, plan=HeadPlan("shortlist", 2))
+    machine = Machine.of_image(data, tiny)
+    machine.begin("decode", [1], 0)
+    for step in assembled.programs["decode"].steps:
+        if gathers(step.opcode, step.fields):
+            with pytest.raises(ValueError, match="asks for candidate"):
+                machine.execute(0, step.opcode, step.fields)
+        elif step.fields.get("sink") is Sink.RESCORE:
+            with pytest.raises(ValueError, match="rescores a shortlist"):
+                machine._vector.push_matmul(torch.zeros(1, tiny.vector_lanes))
+                machine._shortlist = None
+                machine.execute(0, step.opcode, step.fields)
 
 
 def test_a_run_leaves_nothing_behind():
@@ -101,7 +138,7 @@ class Units:
         self.machine, self.steps, self.rng, self.strict = machine, steps, rng, strict
         self.queues = {unit: [] for unit in self.DEPTH}
         self.done = dict.fromkeys(self.DEPTH, 0)
-        self.issued = 0
+        self.issued, self.shortlist_ended = 0, False
         self.reads = []         # indices that still hold up the data behind them
         self.liked = rng.sample([*self.queues, "issue"], 5)     # who mostly goes first in this run
 
@@ -110,13 +147,15 @@ class Units:
         while True:
             choices = [unit for unit in self.queues if self.runnable(unit)]
             opcode = self.steps[self.issued][0]
-            if opcode is not Opcode.END and len(self.queues[opcode]) < self.DEPTH[opcode]:
+            if opcode is not Opcode.END and len(self.queues[opcode]) < self.DEPTH[opcode] and not self.held_up():
                 choices.append("issue")
             if not choices:
                 break
             likes = self.rng.random() < 0.9
             choice = min(choices, key=self.liked.index) if likes else self.rng.choice(choices)
             if choice == "issue":
+                self.shortlist_ended = (self.shortlist_ended or gathers(opcode, self.steps[self.issued][2])) and \
+                    self.steps[self.issued][2].get("sink") is not Sink.TOPK
                 self.queues[opcode].append(self.issued)
                 if opcode is not Opcode.VECTOR:
                     self.reads.append(self.issued)
@@ -125,6 +164,11 @@ class Units:
                 order.append(self.execute(choice))
         assert self.steps[self.issued][0] is Opcode.END and not any(self.queues.values()), "the program locked up"
         return order
+
+    def held_up(self):
+        """The descriptor that ends the shortlist is issued when all before it are complete."""
+        opcode, _, fields = self.steps[self.issued]
+        return gathers(opcode, fields) and not self.shortlist_ended and any(self.queues.values())
 
     def runnable(self, unit):
         if not self.queues[unit]:
@@ -155,10 +199,11 @@ class Units:
 
 
 @settings(max_examples=20, deadline=None)
-@given(config=model_configs(), accel=st.sampled_from([tiny, duo]), seed=st.integers(0, 999), strict=st.booleans())
-def test_any_order_that_the_waits_allow_gives_the_same(config, accel, seed, strict):
+@given(config=model_configs(), accel=st.sampled_from([tiny, duo]), seed=st.integers(0, 999), strict=st.booleans(),
+       data=st.data())
+def test_any_order_that_the_waits_allow_gives_the_same(config, accel, seed, strict, data):
     """The waits are enough, and no order locks up."""
-    data, _, model = random_image(config, accel, seed, CONTEXT)
+    data, _, model = random_image(config, accel, seed, CONTEXT, data.draw(head_plans(config, accel)))
     machine, rng = Machine.of_image(data, accel), random.Random(seed)
     tokens = [rng.randrange(config.vocab_size) for _ in range(3 * accel.token_lanes)]
     for first in range(0, len(tokens), accel.token_lanes):
@@ -216,7 +261,11 @@ BAD = [
     ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"d_base": tiny.x_words})),
     ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"n_words": 0})),
     ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"sink": Sink.K})),
-    ("OPCODE", set_bits(isa.pack(Opcode.VECTOR, **GOOD_VECTOR), "sink", 7)),
+    ("OPCODE", set_bits(isa.pack(Opcode.VECTOR, **GOOD_VECTOR), "mul1", 5)),
+    ("SIZE", isa.pack(Opcode.LOAD, **LOAD | {"index": isa.Index.CANDIDATE, "rank": tiny.top_k})),
+    ("SIZE", isa.pack(Opcode.MATMUL, **MATMUL | {"n_row_groups": 2, "gather": 1, "rank": tiny.top_k})),
+    ("SIZE", isa.pack(Opcode.MATMUL, **MATMUL | {"n_row_groups": 4, "gather": 1})),
+    ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"sink": Sink.RESCORE, "d_base": tiny.top_k})),
     ("WRITE_WINDOW", isa.pack(Opcode.VECTOR, **HEAD | {"sink": Sink.V, "addr": 1 << 20})),
     ("SIZE", isa.pack(Opcode.ATTEND, **ATTEND | {"group": 5})),
     ("SIZE", isa.pack(Opcode.ATTEND, **ATTEND | {"head_words": 17})),

@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import SMALL, model_configs, random_image
+from random_models import SMALL, head_plans, model_configs, random_image
 
 from celosia.gen import program as compiler
-from celosia.gen.model import ModelConfig
-from celosia.gen.program import check_streams
+from celosia.gen.model import HeadPlan, ModelConfig
+from celosia.gen.program import check_shortlist, check_streams, gathers
 from celosia.gen.scratch import UNITS, Scratch, Tracker, accesses
 from celosia.hw import isa
 from celosia.hw.configs import duo, kv260, tiny
 from celosia.hw.isa import Index, Opcode, Sink, Source
 
 
-def programs(config, accel):
-    return random_image(config, accel)[1].programs
+def programs(config, accel, plan=HeadPlan()):
+    return random_image(config, accel, plan=plan)[1].programs
 
 
 def test_listing(expected):
@@ -28,9 +28,9 @@ def test_listing(expected):
 
 
 @settings(max_examples=25, deadline=None)
-@given(config=model_configs(), accel=st.sampled_from([tiny, duo, kv260]))
-def test_encoding_reads_back(config, accel):
-    for program in programs(config, accel).values():
+@given(config=model_configs(), accel=st.sampled_from([tiny, duo, kv260]), data=st.data())
+def test_encoding_reads_back(config, accel, data):
+    for program in programs(config, accel, data.draw(head_plans(config, accel))).values():
         code = program.encode()
         assert len(code) == len(program.steps) * isa.DESCRIPTOR_BYTES
         for i, step in enumerate(program.steps):
@@ -61,9 +61,9 @@ def conflicts(step, other, lanes):
 
 
 @settings(max_examples=10, deadline=None)
-@given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo]))
-def test_waits_order_all_that_conflicts_and_name_nothing_else(config, accel):
-    steps = programs(config, accel)["decode"].steps
+@given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo]), data=st.data())
+def test_waits_order_all_that_conflicts_and_name_nothing_else(config, accel, data):
+    steps = programs(config, accel, data.draw(head_plans(config, accel)))["decode"].steps
     complete, lanes = before_start(steps), accel.token_lanes
     of_unit = {unit: [i for i, step in enumerate(steps) if step.opcode is unit] for unit in UNITS}
     for i, step in enumerate(steps):
@@ -77,9 +77,9 @@ def test_waits_order_all_that_conflicts_and_name_nothing_else(config, accel):
 
 
 @settings(max_examples=25, deadline=None)
-@given(config=model_configs(), accel=st.sampled_from([tiny, duo, kv260]))
-def test_scratch_is_within_what_the_program_says(config, accel):
-    for program in programs(config, accel).values():
+@given(config=model_configs(), accel=st.sampled_from([tiny, duo, kv260]), data=st.data())
+def test_scratch_is_within_what_the_program_says(config, accel, data):
+    for program in programs(config, accel, data.draw(head_plans(config, accel))).values():
         ends = {"x": 0, "p": 0}
         for step in program.steps:
             f = step.fields
@@ -90,7 +90,7 @@ def test_scratch_is_within_what_the_program_says(config, accel):
                         end = f[f"{prefix}_base"] + (accel.token_lanes - 1) * f[f"{prefix}_stride"] + f["n_words"]
                         ends[memory] = max(ends[memory], end)
             elif step.opcode is Opcode.LOAD:
-                rows = 1 if f["index"] is Index.NONE else accel.token_lanes
+                rows = accel.token_lanes if f["index"] in (Index.TOKEN, Index.POSITION) else 1
                 ends["p"] = max(ends["p"], f["d_base"] + (rows - 1) * f["d_stride"] + f["n_words"])
         assert (ends["x"], ends["p"]) == (program.x_words, program.p_words)
         assert program.x_words <= accel.x_words and program.p_words <= accel.p_words
@@ -158,6 +158,16 @@ def test_a_program_that_could_lock_up_is_refused():
         step.waits = tracker.issue(step.opcode, step.fields)
     with pytest.raises(ValueError, match="needs data from behind step"):
         check_streams(moved)
+
+
+def test_the_shortlist_ends_where_no_stream_is_open():
+    steps = programs(SMALL, tiny, HeadPlan("shortlist", 3))["decode"].steps
+    asks = [i for i, step in enumerate(steps) if gathers(step.opcode, step.fields)]
+    assert len(asks) == 6 and steps[asks[0] - 1].fields["sink"] is Sink.TOPK
+    check_shortlist(steps)
+    early = steps[:asks[0] - 1] + [steps[asks[0]], steps[asks[0] - 1]] + steps[asks[0] + 1:]
+    with pytest.raises(ValueError, match="ends the shortlist while a stream waits"):
+        check_shortlist(early)
 
 
 def test_prefill_leaves_out_what_nobody_reads():

@@ -146,6 +146,17 @@ def test_second_outputs_are_no_luts():
     assert counts["lut_cells"] == 7 and counts["lut"] == 6
 
 
+def test_second_outputs_may_be_inputs_of_their_own_bit():
+    """Bit 0: the LUT of S reads DI. Bit 1: that of another bit does. Bit 2: six inputs together."""
+    cells = [["LUT2", {"I0": [2], "I1": [3], "O": [20]}, "di0"], ["LUT2", {"I0": [20], "I1": [4], "O": [10]}, "s0"],
+             ["LUT2", {"I0": [2], "I1": [3], "O": [21]}, "di1"], ["LUT2", {"I0": [4], "I1": [5], "O": [11]}, "s1"],
+             ["LUT4", {"I0": [2], "I1": [3], "I2": [4], "I3": [5], "O": [22]}, "di2"],
+             ["LUT4", {"I0": [22], "I1": [6], "I2": [7], "I3": [21], "O": [12]}, "s2"],
+             carry4([10, 11, 12, "0"], [20, 21, 22, "0"])]
+    counts = netlist.count(cells)
+    assert counts["lut_cells"] == 6 and counts["lut"] == 5
+
+
 def test_shift_registers_of_one_length_share_a_lut():
     def shift(name, tap, clock=1):
         return ["SRL16E", {"A0": [tap], "A1": ["1"], "A2": ["0"], "A3": ["0"], "CE": ["1"], "CLK": [clock], "D": [5], "Q": [6]}, name]

@@ -53,6 +53,22 @@ def test_only_equal_modules_are_merged():
     assert text.count("  \\chain.adder0  adder") == 2
 
 
+def test_numbers_of_ports_without_a_name_do_not_count():
+    """Two equal modules with ports that are numbered on, and one whose ports have changed places."""
+    def inverter(name, i, o):
+        return f"module \\top.{name} (\\port${i}$0 , \\port${o}$4 );\n  input \\port${i}$0 ;\n  output \\port${o}$4 ;\n" \
+            f"  assign \\port${o}$4  = ~ \\port${i}$0 ;\nendmodule\n"
+
+    def instance(name, i, o):
+        return f"  \\top.{name}  {name} (\n    .\\port${i}$0 (a[0]),\n    .\\port${o}$4 (b[0])\n  );\n"
+
+    ports = {"one": (98, 99), "two": (99, 100), "three": (101, 100)}
+    top = "module top(a, b);\n  input a;\n  output b;\n" + "".join(instance(name, *p) for name, p in ports.items()) + "endmodule\n"
+    text = share_modules("\n".join([top, *(inverter(name, *p) for name, p in ports.items())]))
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("module ")] == ["top(a,", "\\top.one", "\\top.three"]
+    assert text.count("  \\top.one  ") == 2 and text.count(".\\port$0 (a[0])") == 2 and text.count(".\\port$1 (a[0])") == 1
+
+
 def test_rejects_a_bad_name():
     with pytest.raises(ValueError, match=r"^Module name must be a lower-case identifier, not 'Top-1'$"):
         emit(Chain([1]), "Top-1")

@@ -2,7 +2,7 @@
 """Control: registers, run, dispatch; with the real memory side and units played by the bench."""
 
 import pytest
-from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -25,7 +25,7 @@ from celosia.hw.regs import ADDRESS_BITS
 from celosia.sim_tb.run import simulate
 
 CHECK_SIZES = ("token_lanes", "vector_lanes", "engine_rows", "columns", "port_bytes", "max_columns", "accumulator_bits",
-               "x_words", "p_words", "max_queries", "max_head_words")
+               "x_words", "p_words", "max_queries", "max_head_words", "top_k")
 COMMANDS = {"load": LoadCommand, "matmul": MatmulCommand, "vector": isa.Vector, "attend": AttendCommand}
 DESTS = ("loader", "matmul", "attend")
 # One port, as narrow as can be, and a writer's port as wide as a vector word.
@@ -94,6 +94,14 @@ class Control(wiring.Component):
             m.d.comb += getattr(registers, name).eq(getattr(control, name))
         for report, unit in zip(control.reports, (dispatch, fetch, writer, *readers)):
             m.d.comb += report.eq(unit.error)
+        # Candidates: their numbers are a function of the rank, and take a while to be put aside.
+        putting = Signal(range(8))
+        m.d.sync += dispatch.number.eq(5 * dispatch.rank + 2)
+        with m.If(dispatch.keep):
+            m.d.sync += putting.eq(7)
+        with m.Elif(putting != 0):
+            m.d.sync += putting.eq(putting - 1)
+        m.d.comb += dispatch.settled.eq(putting == 0)
         beats = Cat(reader.count_beat for reader in readers).any()
         strobes = registers.strobes
         m.d.comb += [
@@ -101,7 +109,8 @@ class Control(wiring.Component):
             fetch.windows.eq(registers.windows), fetch.flush.eq(control.flush),
             fetch.start.eq(control.fetch_start), fetch.program_offset.eq(registers.program_offset),
             fetch.program_count.eq(registers.program_count),
-            dispatch.launch.eq(control.launch), dispatch.tokens.eq(registers.tokens), dispatch.done.eq(self.done),
+            dispatch.launch.eq(control.launch), dispatch.token.eq(registers.token),
+            registers.token_lane.eq(dispatch.token_lane), dispatch.done.eq(self.done),
             control.finished.eq(dispatch.finished), control.oldest.eq(dispatch.oldest),
             control.units_idle.eq(self.units_idle),
             control.ports_idle.eq(Cat(unit.idle for unit in (fetch, writer, *readers)).all()),
@@ -136,6 +145,12 @@ def test_control(config):
 def test_check(config):
     simulate(DescriptorCheck(**sizes(config, CHECK_SIZES)), "celosia.sim_tb.tb_check", name=f"check_{config.name}",
              parameters=sizes(config, PARAMETERS))
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("n_ports", [1, 4])
+def test_expander(n_ports):
+    simulate(ReadExpander(n_ports=n_ports), "celosia.sim_tb.tb_expand", name=f"expander_{n_ports}", parameters={"n_ports": n_ports})
 
 
 @pytest.mark.parametrize("make, sentence", [

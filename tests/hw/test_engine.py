@@ -8,7 +8,7 @@ import pytest
 from celosia.hw.config import AccelConfig
 from celosia.hw.configs import duo, kv260, tiny
 from celosia.hw.engine.engine import MatmulEngine
-from celosia.hw.engine.words import WALK, entry_of, sum_bits
+from celosia.hw.engine.words import WALK, column_groups, entry_bits, entry_of
 from celosia.sim_tb.run import simulate
 
 # Rows and vector lanes of the same number, groups of three with a rest of two columns.
@@ -53,8 +53,15 @@ def test_walk_makes_every_entry_once():
         assert sum(abs(a - b) for a, b in zip(before, after)) == 1
 
 
-def test_sums_fit_their_bits():
-    assert [sum_bits(n) for n in (1, 2, 3, 4, 5, 80)] == [8, 9, 10, 10, 11, 15]
+def test_entries_fit_their_bits():
+    assert [entry_bits(size) for size in (1, 2, 3)] == [8, 9, 10]
+
+
+@pytest.mark.parametrize("columns, last", [(5, 2), (10, 1), (15, 3), (80, 2)])
+def test_groups_have_every_column_once(columns, last):
+    groups = column_groups(columns)
+    assert sorted(column for group in groups for column in group) == list(range(columns))
+    assert {len(group) for group in groups[:-1]} == {3} and len(groups[-1]) == last
 
 
 @pytest.mark.parametrize("sizes, sentence", [

@@ -32,10 +32,11 @@ def test_unit_of_16_lanes_matches_golden():
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("lanes, top_k", [(2, 16), (4, 3), (2, 1)])
-def test_topk_matches_golden(lanes, top_k):
-    simulate(TopK(vector_lanes=lanes, top_k=top_k), "celosia.sim_tb.tb_topk", name=f"topk_{lanes}_{top_k}",
-             parameters={"lanes": lanes, "top_k": top_k})
+@pytest.mark.parametrize("lanes, top_k, row_quantum", [(2, 16, 4), (4, 3, 4), (2, 1, 2)])
+def test_topk_matches_golden(lanes, top_k, row_quantum):
+    simulate(TopK(vector_lanes=lanes, top_k=top_k, row_quantum=row_quantum), "celosia.sim_tb.tb_topk",
+             name=f"topk_{lanes}_{top_k}_{row_quantum}",
+             parameters={"lanes": lanes, "top_k": top_k, "row_quantum": row_quantum})
 
 
 def test_topk_orders_ties_zeros_and_nan():

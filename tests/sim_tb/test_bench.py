@@ -25,6 +25,10 @@ def test_fewer_layers_give_the_figures_of_all():
     assert part["bytes_per_token"] == whole["bytes_per_token"]
     for key in ("cycles_per_token", "prefill_tokens_per_s", "bandwidth_share", "time_to_first_token_s"):
         assert part[key] == pytest.approx(whole[key], rel=0.02), key
+    assert part["prefill_bytes"] == pytest.approx(whole["prefill_bytes"]) and whole["parts"] is None
+    for key, total in (("cycles", "cycles_per_token"), ("bytes", "bytes_per_token")):
+        assert sum(each[key] for each in part["parts"].values()) == pytest.approx(part[total])
+        assert part["parts"]["layers"][key] > part["parts"]["head"][key] > 0
     assert 0.1 < whole["bandwidth_share"] < 1 and 0.5 * 8 < whole["pure_read_bytes_per_cycle"] <= 8
     engine = whole["stalls"]["matmul"]
     assert all(value >= 0 for value in engine.values())

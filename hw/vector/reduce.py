@@ -63,7 +63,8 @@ class Reducer(wiring.Component):
         word = data.ArrayLayout(32, vector_lanes)
         super().__init__({
             "reduce": In(Reduce), "n_words": In(16), "read_valid": In(1), "read_last": In(1),
-            "y_valid": In(1), "y_last": In(1), "y_token": In(4), "y": In(word), "folding": Out(1), "add_a": Out(word), "add_b": Out(word),
+            "y_valid": In(1), "y_last": In(1), "y_token": In(4), "y": In(word),
+            "folding": Out(1), "add_a": Out(word), "add_b": Out(word),
             "total": Out(32), "total_token": Out(4), "total_valid": Out(1),
         })
 

@@ -238,9 +238,9 @@ class _Schedule:
                         tokens=tokens)
 
     def _parts(self, rows):
-        """Words (first, end) of the parts of ``rows`` rows: whole row blocks, most of them, then the rest but one, then one."""
+        """Words (first, end) of the parts of ``rows`` rows: whole row blocks, in quarters, the last one on its own."""
         n_blocks = -(-rows // self.accel.row_block_rows)
-        ends = sorted({n_blocks - 1 - (n_blocks - 1) // 4, n_blocks - 1, n_blocks} - {0})
+        ends = sorted({*(n_blocks * quarter // 4 for quarter in (1, 2, 3)), n_blocks - 1, n_blocks} - {0})
         ends = [min(end * self.accel.row_block_rows, rows) for end in ends]
         return [(self.layout.words(first), self.layout.words(end)) for first, end in zip([0, *ends], ends)]
 

@@ -22,8 +22,9 @@ from celosia.host.image import Image
 from celosia.hw.configs import CONFIGS
 
 from .device import open_device
+from .trace import events, timeline
 
-__all__ = ["bench", "check_layer", "report", "say_to_stderr"]
+__all__ = ["bench", "check_layer", "layer_timeline", "report", "say_to_stderr"]
 
 _PAGE_BYTES = 1 << 20       # more than what the buffers' alignment takes
 _CHECK_VOCAB, _CHECK_PAST = 1000, 24
@@ -110,6 +111,18 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         "pure_read_bytes_per_cycle": pure, "pure_read_bytes_per_s": pure * hz,
         "stalls": _stalls(mean), "prefill_stalls": _stalls(_mean(prefilled)) if prefilled else None,
         "simulated_cycles": simulated, "simulated_cycles_per_s": simulated / wall_s}
+
+
+def layer_timeline(config, shape, *, context=0, memory="kv260"):
+    """Text: when every descriptor of a prefill of all token lanes behind ``context`` positions finished (``trace``). Two layers:
+    the first one is whole."""
+    accel = _config(config)
+    made = synthetic(replace(shape.model, n_layers=2), accel, context + accel.token_lanes, name=shape.name, head="ternary")
+    with _Runs(config, made, memory) as runs:
+        fill_cache(runs.cache, made.placement.layout, context)
+        runs.device.trace(True)
+        runs.run("prefill", accel.token_lanes, context)
+        return timeline(events(made.programs["prefill"].steps, runs.device.finished))
 
 
 def report(result):

@@ -28,9 +28,13 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
               help="exact: rows of five digit planes; ternary: of one; shortlist: the best by one, scored again by five.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory preset of the simulator.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare one layer with the golden machine first.")
+@click.option("--timeline", is_flag=True, help="Instead: when the descriptors of a prefill of two layers finish.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(config, shape_name, context, tokens, prompt_tokens, layers, head, memory, check, as_json):
+def bench(config, shape_name, context, tokens, prompt_tokens, layers, head, memory, check, timeline, as_json):
     """Cycle-accurate figures of a model shape with made-up weights, on the simulated accelerator."""
+    if timeline:
+        click.echo(benches.layer_timeline(config, shape_of(shape_name), context=context, memory=memory))
+        return
     try:
         result = benches.bench(config, shape_of(shape_name), context=context, tokens=tokens, prompt_tokens=prompt_tokens,
                                layers=layers, head=head, memory=memory, check=check, progress=benches.say_to_stderr)

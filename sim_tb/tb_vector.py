@@ -234,7 +234,8 @@ async def starts_again_after_reset(dut):
     await reset(dut)
     row = {"n_words": 40, "block_words": 40}
     rms = row | {"mul3": Mul3.SELF, "reduce": Reduce.RMS}
-    cut = [rms, row | {"reduce": Reduce.KEEP}, row | {"reduce": Reduce.ABSMAX, "sink": Sink.X}, row | {"sink": Sink.Q}, row | {"sink": Sink.TOPK},
+    cut = [rms, row | {"reduce": Reduce.KEEP}, row | {"reduce": Reduce.ABSMAX, "sink": Sink.X}, row | {"sink": Sink.Q},
+           row | {"sink": Sink.TOPK},
            row | {"source": Source.MATMUL}]
     await bench.launch(1, random, False)
     for number in range(20):

@@ -62,8 +62,9 @@ class Reducer(wiring.Component):
         self._lanes, self._token_lanes = vector_lanes, token_lanes
         word = data.ArrayLayout(32, vector_lanes)
         super().__init__({
-            "reduce": In(Reduce), "n_words": In(16), "read_valid": In(1), "read_last": In(1), "y_valid": In(1), "y_last": In(1), "y_token": In(4),
-            "y": In(word), "folding": Out(1), "add_a": Out(word), "add_b": Out(word),
+            "reduce": In(Reduce), "n_words": In(16), "read_valid": In(1), "read_last": In(1),
+            "y_valid": In(1), "y_last": In(1), "y_token": In(4), "y": In(word),
+            "folding": Out(1), "add_a": Out(word), "add_b": Out(word),
             "total": Out(32), "total_token": Out(4), "total_valid": Out(1),
         })
 
@@ -123,24 +124,20 @@ class Reducer(wiring.Component):
         with m.If(final):
             m.d.sync += [fold_set.eq(fold_set + 1), half.eq(SUM_SLOTS // 2), wait.eq(0)]
 
-        # A row of few words leaves slots untouched, which the first level of its fold takes as zero.
-        first_level = (half == SUM_SLOTS // 2) & (self.n_words < slot_words)
-        short = self.n_words[:(slot_words - 1).bit_length()]
+        # A row of few words leaves slot words untouched, which read as zero where they are added to others. What is written
+        # into one is never read.
+        untouched = (self.n_words < slot_words) & (other >= self.n_words[:(slot_words - 1).bit_length()])
         row_word, fold_word = Cat(index, row_set), Cat(step, fold_set)
         m.d.comb += [read_a.addr.eq(fold_word), read_b.addr.eq(Mux(adding, row_word, Cat(other, fold_set)))]
 
         # A cycle later: the operands.
-        zero_a, zero_b, shuffle, late_half = (Signal(reset_less=True), Signal(reset_less=True), Signal(reset_less=True),
-                                              Signal(half.shape(), reset_less=True))
+        zero_b, shuffle, late_half = (Signal(reset_less=True), Signal(reset_less=True),
+                                      Signal(half.shape(), reset_less=True))
         m.d.sync += [
-            zero_a.eq(first_level & (step >= short)), zero_b.eq(Mux(adding, ~filled, first_level & (other >= short))),
-            shuffle.eq(in_lanes & ~adding), late_half.eq(half), self.folding.eq(going),
+            zero_b.eq(Mux(adding, ~filled, untouched)), shuffle.eq(in_lanes & ~adding), late_half.eq(half), self.folding.eq(going),
         ]
         for lane in range(lanes):
-            m.d.comb += [
-                self.add_a[lane].eq(Mux(zero_a, 0, read_a.data[lane])),
-                self.add_b[lane].eq(Mux(zero_b, 0, read_b.data[lane])),
-            ]
+            m.d.comb += [self.add_a[lane].eq(read_a.data[lane]), self.add_b[lane].eq(Mux(zero_b, 0, read_b.data[lane]))]
             with m.If(shuffle):
                 for level in range(lane_bits):
                     if lane < 1 << level:

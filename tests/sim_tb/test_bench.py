@@ -66,3 +66,14 @@ def test_bad_sizes_have_their_sentence(options, sentence):
 def test_unknown_configuration():
     with pytest.raises(ValueError, match="Configuration must be one of"):
         benches.bench("huge", SMALL)
+
+
+@pytest.mark.sim
+def test_timeline_has_a_line_for_every_descriptor():
+    found = CliRunner().invoke(command, ["--config", "tiny", "--shape", "tiny", "--context", "8", "--timeline"])
+    assert found.exit_code == 0, found.output
+    lines = [line.split() for line in found.stdout.splitlines()[1:]]
+    done, ready, cycles = ([int(line[i]) for line in lines] for i in range(3))
+    assert done == sorted(done) and min(cycles) > 0 and [d - c for d, c in zip(done, cycles)] == ready
+    assert sorted(int(line[5]) for line in lines) == list(range(len(lines)))
+    assert {line[6] for line in lines} == {"LOAD", "MATMUL", "VECTOR", "ATTEND"}

@@ -17,7 +17,7 @@ ATTEND     1 <= group <= max_queries / token_lanes; 1 <= head_words <= max_head_
 =========  ==========================================================================================================
 """
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -39,8 +39,9 @@ def bodies(bits):
 
 
 def _known(field, codes):
-    """A code of the enumeration."""
-    return field.as_value() <= max(code.value for code in codes)
+    """A code of the enumeration, whose codes begin at 0."""
+    value, last = field.as_value(), max(code.value for code in codes)
+    return value <= last if last < 2**len(value) - 1 else Const(1)
 
 
 class DescriptorCheck(wiring.Component):

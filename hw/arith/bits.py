@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Const, Mux, Signal, Value
 
-__all__ = ["leading_zeros", "byte_shift", "pair_shift", "round_up"]
+__all__ = ["leading_zeros", "step_shift", "round_up"]
 
 
 def leading_zeros(value):
@@ -21,25 +21,18 @@ def _leading_zeros(value):
     return Cat(Mux(high_any, _leading_zeros(high), _leading_zeros(low)), ~high_any)
 
 
-def _shift(m, value, step):
-    """``keep``: mapping ends a LUT at the number of steps, so that each bit moved is one LUT of six inputs."""
-    value = Value.cast(value)
+def step_shift(m, value, step, *, below=0):
+    """(a value moved up by 0 to 3 steps, as many as are without a one at its top; how many: 2 bits).
+
+    The value has more than three steps; the bit ``below`` comes in behind it. ``keep``: mapping ends a LUT at the number of
+    steps, so that each bit moved is one LUT of six inputs.
+    """
+    value, below = Value.cast(value), Value.cast(below)[:1]
     one, two, three = (~value[len(value) - k * step:len(value) - (k - 1) * step].any() for k in (1, 2, 3))
     steps = Signal(2, attrs={"keep": 1})
     m.d.comb += steps.eq(Cat(one & (~two | three), one & two))
-    by_one = Mux(steps[0], value << step, value)
-    by_three = Mux(steps[0], value << 3 * step, value << 2 * step)
-    return Mux(steps[1], by_three, by_one)[:len(value)], steps
-
-
-def byte_shift(m, value):
-    """(a value of 25 to 32 bits moved up by 0 to 3 bytes, as many as are without a one at its top; how many: 2 bits)."""
-    return _shift(m, value, 8)
-
-
-def pair_shift(m, value):
-    """(a value moved up by 0 to 3 pairs of bits, as many as are without a one at its top; how many: 2 bits)."""
-    return _shift(m, value, 2)
+    moved = [Cat(below.replicate(k * step), value)[:len(value)] for k in range(4)]
+    return Mux(steps[1], Mux(steps[0], moved[3], moved[2]), Mux(steps[0], moved[1], moved[0])), steps
 
 
 def round_up(lsb, guard, sticky):

@@ -4,7 +4,7 @@
 
 ::
 
-    FromInt  i --> ones' complement, leading zeros, shift left --> round (and add the 1), pack --> o
+    FromInt  i --> ones' complement, shift left in steps --> round (and add the 1), pack --> o
     ToInt    i --> shift right, guard and sticky bits --> round, negate, clamp --> o
 
 A negative integer is negated in the second stage only: its complement is shifted left and filled
@@ -17,7 +17,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import F32, F32_BIAS
-from .bits import leading_zeros, round_up
+from .bits import round_up, step_shift
 
 __all__ = ["FromInt", "ToInt"]
 
@@ -48,26 +48,29 @@ class FromInt(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        width, kept = self._width, max(self._width + 1, 27)
+        width, kept = self._width, max(self._width, 27)
+        places = 32 if width <= 32 else 64
 
-        # Twice the magnitude, less 1 where negative; left-aligned, the places below like the sign.
+        # The magnitude, less 1 where negative; left-aligned, the places below like the sign. Moved up in steps of a
+        # fourth of what may be missing.
         sign = self.i[-1]
-        twice = Signal(width + 1)
-        zeros = Signal(range(width + 1))
-        wide = Cat(sign.replicate(kept), twice)
-        m.d.comb += [
-            twice.eq(Cat(sign, Mux(sign, ~self.i, self.i))),
-            zeros.eq(leading_zeros(twice)),
-        ]
+        ones = Cat(sign.replicate(places - width + 1), (self.i ^ sign.replicate(width))[:width - 1])
+        zeros, step = [], places // 4
+        while step:
+            ones, steps = step_shift(m, ones, step, below=sign)
+            zeros.insert(0, steps)
+            step //= 4
+        if places == 32:
+            zeros.insert(0, ~ones[-1])
+            ones = Mux(ones[-1], ones, Cat(sign, ones[:-1]))
         s1_ones = Signal(kept, reset_less=True)
         s1_exponent = Signal(8, reset_less=True)
-        s1_sign, s1_any = Signal(reset_less=True), Signal(reset_less=True)
+        s1_sign = Signal(reset_less=True)
         with m.If(self.en):
             m.d.sync += [
-                s1_ones.eq((wide << zeros)[width + 1:width + 1 + kept]),
-                s1_exponent.eq(F32_BIAS + width - 1 - zeros),
+                s1_ones.eq(ones[-kept:]),
+                s1_exponent.eq(F32_BIAS + width - 2 - Cat(zeros)),
                 s1_sign.eq(sign),
-                s1_any.eq(twice.any()),
             ]
 
         mantissa, guard, rest = s1_ones[-24:-1], s1_ones[-25], s1_ones[:-25]
@@ -76,7 +79,7 @@ class FromInt(wiring.Component):
                  round_up(mantissa[0], guard, rest.any()))
         s2_bits = Signal(32, reset_less=True)
         with m.If(self.en):
-            m.d.sync += s2_bits.eq(Mux(s1_any, Cat((Cat(mantissa, s1_exponent) + up)[:31], s1_sign), 0))
+            m.d.sync += s2_bits.eq(Mux(s1_ones[-1], Cat((Cat(mantissa, s1_exponent) + up)[:31], s1_sign), 0))
         m.d.comb += self.o.eq(s2_bits)
         return m
 

@@ -18,7 +18,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import F32
-from .bits import byte_shift, pair_shift, round_up
+from .bits import round_up, step_shift
 
 __all__ = ["FAdd"]
 
@@ -116,8 +116,8 @@ class FAdd(wiring.Component):
             ]
 
         # Stage 4: all but the last place of moving up.
-        moved, octets = byte_shift(m, s3_sum)
-        moved, pairs = pair_shift(m, moved)
+        moved, octets = step_shift(m, s3_sum, 8)
+        moved, pairs = step_shift(m, moved, 2)
         s4_sum, s4_exponent = register("s4_sum", _KEPT + 1), register("s4_exponent", 9)
         s4_up, s4_sign, s4_subtract, s4_nan = (
             register(f"s4_{n}", w) for n, w in (("up", 4), ("sign", 1), ("subtract", 1), ("nan", 1)))

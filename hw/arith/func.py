@@ -109,7 +109,7 @@ class Func(wiring.Component):
         unbiased = (exponent - F32_BIAS).as_signed()
 
         s1_word, s1_low = register("s1_word", 10), register("s1_low", OFFSET_BITS)
-        s1_more, s1_under = register("s1_more"), register("s1_under")
+        s1_more = register("s1_more")
         with m.If(self.en):
             with m.If(is_exp2 | is_sigmoid):
                 m.d.sync += s1_low.eq(f)
@@ -126,20 +126,21 @@ class Func(wiring.Component):
                 m.d.sync += s1_word.eq(SIGMOID_BASE | f[17:26]), power[1].eq(0)
             m.d.sync += [
                 s1_more.eq(is_exp2 & self.i.sign),
-                s1_under.eq(is_exp2 & self.i.sign & (fixed > 126 << 24)),
                 sign[1].eq(is_recip & self.i.sign),
                 flip[1].eq(is_sigmoid & self.i.sign),
             ]
             m.d.sync += self._special(special[1], result[1], large_exponent)
 
-        # Stage 2: table; offset from the centre.
+        # Stage 2: table; offset from the centre. EXP2 of less than -126: the complement is below 2 less the last place.
+        under = Signal()
+        m.d.comb += under.eq(s1_more & ~power[1][1:7].any() & ~(power[1][0] & s1_word[:7].all() & s1_low.all()))
         offset = [None, None] + [register(f"s{k}_offset", signed(OFFSET_BITS + 1)) for k in range(2, 5)]
         m.d.comb += read.en.eq(self.en), read.addr.eq(s1_word)
         with m.If(self.en):
             m.d.sync += [
                 offset[2].eq(Cat(s1_low[:-1], ~s1_low[-1]).as_signed() + s1_more),
-                special[2].eq(special[1] | s1_under),
-                result[2].eq(Mux(s1_under, 0, result[1])),
+                special[2].eq(special[1] | under),
+                result[2].eq(Mux(under, 0, result[1])),
             ]
 
         # Stages 3 to 6: the parabola.
@@ -166,26 +167,30 @@ class Func(wiring.Component):
         # Stages 7 to 9: normalise, round half up, pack.
         s7_value, s7_zeros = register("s7_value", _VALUE_BITS), register("s7_zeros", 5)
         s8_value, s9_bits = register("s8_value", 24), register("s9_bits", 32)
-        zeros, shifted, packed = Signal(5), Signal(_VALUE_BITS), Signal(33)
-        tiny = packed[23:].as_signed() <= 0
+        s8_below, s8_least = register("s8_below"), register("s8_least")     # power less than 0, equal to 0
+        zeros, shifted, packed = Signal(5), Signal(_VALUE_BITS), Signal(31)
+        late_power = Signal(signed(10))
+        tiny = s8_below | (s8_least & ~packed[23])
         m.d.comb += [
             zeros.eq(leading_zeros(s6_value)),
             shifted.eq(s7_value << s7_zeros),
-            packed.eq(Cat(s8_value[1:], power[8]).as_signed() + s8_value[0]),
+            late_power.eq(power[7] - s7_zeros),
+            packed.eq(Cat(s8_value[1:], power[8][:8]) + s8_value[0]),
         ]
         with m.If(self.en):
             m.d.sync += [
                 s7_value.eq(s6_value),
                 s7_zeros.eq(zeros),
-                power[7].eq(power[6] + (F32_BIAS + 1) - zeros),
+                power[7].eq(power[6] + (F32_BIAS + 1)), power[8].eq(late_power),
+                s8_below.eq(late_power[-1]), s8_least.eq(late_power == 0),
                 special[7].eq(special[6] | (s6_value == 0)),
                 result[7].eq(Mux(special[6], result[6], 0)),
                 s8_value.eq(shifted[-25:-1]),
-                s9_bits.eq(Mux(special[8], result[8], Cat(Mux(tiny, 0, packed[:31]), sign[8]))),
+                s9_bits.eq(Mux(special[8], result[8], Cat(Mux(tiny, 0, packed), sign[8]))),
             ]
             for k in range(2, 9):
                 m.d.sync += sign[k].eq(sign[k - 1])
-                if k != 7:
+                if k < 7:
                     m.d.sync += power[k].eq(power[k - 1])
                 if k > 2 and k != 7:
                     m.d.sync += special[k].eq(special[k - 1]), result[k].eq(result[k - 1])

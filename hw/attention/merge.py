@@ -146,7 +146,7 @@ class Merge(wiring.Component):
 
         # The scale, three cycles and the latency after s2.
         m.submodules.convert = convert = FromInt(width=len(total) + 1)
-        m.submodules.recip = recip = Func()
+        m.submodules.recip = recip = Func(ops=(FuncOp.RECIP,))
         latency = FromInt.LATENCY + Func.LATENCY
         biased, scale = Signal(signed(19)), Signal(32, reset_less=True)
         m.d.comb += [convert.en.eq(1), convert.i.eq(total), recip.en.eq(1), recip.op.eq(FuncOp.RECIP),

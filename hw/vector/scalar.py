@@ -28,11 +28,12 @@ _LEAST_ABSMAX = bits_of(1e-5)
 _INT8_TOP = bits_of(127.0)
 _INT8_STEP = bits_of(1 / 127)
 
-# Cycles of a row at which results are there: one cycle into the multiplier's operand registers, then latencies.
+# Cycles of a row at which results are there: one cycle into the operand registers of the multiplier and of the function
+# unit, then latencies.
 _FIRST_PRODUCT = 1 + FMul.LATENCY
-_RSQRT = _FIRST_PRODUCT + FAdd.LATENCY + Func.LATENCY
+_RSQRT = _FIRST_PRODUCT + FAdd.LATENCY + 1 + Func.LATENCY
 _RMS_END = _RSQRT + 1 + FMul.LATENCY
-_RECIP = Func.LATENCY
+_RECIP = 1 + Func.LATENCY
 _ABSMAX_END = _RECIP + 1 + FMul.LATENCY
 assert _ABSMAX_END + 1 < _RMS_END
 
@@ -76,7 +77,7 @@ class ScalarUnit(wiring.Component):
 
         m.submodules.mul = mul = FMul()
         m.submodules.add = add = FAdd()
-        m.submodules.func = func = Func()
+        m.submodules.func = func = Func(ops=(FuncOp.RECIP, FuncOp.RSQRT))
         m.d.comb += [mul.en.eq(1), add.en.eq(1), func.en.eq(1)]
 
         # A row is `held` in its cycle 0 and known later by its flag in `live`; sums come one after the other, magnitudes may
@@ -101,6 +102,12 @@ class ScalarUnit(wiring.Component):
             self.scale_data.eq(scale.data),
         ]
 
+        s_func = Signal(32, reset_less=True)
+        s_op = Signal(FuncOp, reset_less=True)
+        m.d.sync += [
+            s_func.eq(Mux(absmax, held, add.o.as_value())),
+            s_op.eq(Mux(absmax, FuncOp.RECIP, FuncOp.RSQRT)),
+        ]
         s_mul_a, s_mul_b = Signal(32, reset_less=True), Signal(32, reset_less=True)
         first, second = rms & live[0], absmax & live[_RECIP + 1]
         m.d.sync += [
@@ -110,8 +117,7 @@ class ScalarUnit(wiring.Component):
         m.d.comb += [
             mul.a.eq(s_mul_a), mul.b.eq(s_mul_b),
             add.a.eq(mul.o), add.b.eq(self.imm1),
-            func.op.eq(Mux(absmax, FuncOp.RECIP, FuncOp.RSQRT)),
-            func.i.eq(Mux(absmax, held, add.o.as_value())),
+            func.op.eq(s_op), func.i.eq(s_func),
         ]
 
         end, step_end = Signal(), Signal()

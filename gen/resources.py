@@ -196,7 +196,8 @@ def _sentences(figures):
         f"Modules with ways of more than {_GOALS['logic_levels']} levels: {', '.join(long) or 'none'}.",
         f"{figures['lut_per_mac']:.2f} LUT a multiply-add: {figures['blocks']['engine']['lut']:,} LUT of the engine, "
         f"{figures['multiply_adds']:,} multiply-adds a cycle.",
-        f"Yosys mapped {figures['lut_cells']:,} LUT cells, {figures['lut_cells'] - figures['lut']:,} of which are second outputs of a LUT.",
+        f"Yosys mapped {figures['lut_cells']:,} LUT cells; {figures['lut_cells'] - figures['lut']:,} of them are second outputs of "
+        f"another one's LUT.",
         f"{figures['logic_levels']} levels between registers at most, in {figures['longest_path']['module']}: {', '.join(cells)}.",
         "No memory became registers." if array is None else
         f"The largest memory that became registers has {array['words']} words of {array['bits']} bits, in {array['module']}."]

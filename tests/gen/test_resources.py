@@ -117,7 +117,8 @@ class Marked(wiring.Component):
         for name, (bits, mark) in self.SUMS.items():
             a, b = Signal(bits, name=f"r_a_{name}"), Signal(bits, name=f"r_b_{name}")
             total = Signal(bits, name=f"sum_{name}", attrs={"use_dsp": mark} if mark else {})
-            m.d.sync += [a.eq(getattr(self, f"a_{name}")), b.eq(getattr(self, f"b_{name}")), getattr(self, f"o_{name}").eq(total)]
+            m.d.sync += [a.eq(getattr(self, f"a_{name}")), b.eq(getattr(self, f"b_{name}")),
+                         getattr(self, f"o_{name}").eq(total)]
             m.d.comb += total.eq(a + b)
         return m
 
@@ -159,7 +160,8 @@ def test_second_outputs_may_be_inputs_of_their_own_bit():
 
 def test_shift_registers_of_one_length_share_a_lut():
     def shift(name, tap, clock=1):
-        return ["SRL16E", {"A0": [tap], "A1": ["1"], "A2": ["0"], "A3": ["0"], "CE": ["1"], "CLK": [clock], "D": [5], "Q": [6]}, name]
+        pins = {"A0": [tap], "A1": ["1"], "A2": ["0"], "A3": ["0"], "CE": ["1"], "CLK": [clock], "D": [5], "Q": [6]}
+        return ["SRL16E", pins, name]
 
     assert netlist.count([shift("a", "1"), shift("b", "1"), shift("c", "1")])["lut"] == 2
     assert netlist.count([shift("a", "1"), shift("b", "0")])["lut"] == 2

@@ -62,7 +62,7 @@ def judge(bits, launch, size):
         bad = not (1 <= f["group"] <= size["max_queries"] // size["token_lanes"]
                    and 1 <= f["head_words"] <= size["max_head_words"])
     else:
-        if f["mul1"] > 4 or f["mul3"] > 4 or f["add"] > 2 or f["reduce"] > 2:
+        if f["mul1"] > 4 or f["mul3"] > 4 or f["add"] > 2:
             return Error.OPCODE
         words, sink = f["n_words"], Sink(f["sink"])
         uses_x = f["source"] == Source.X.value or f["mul3"] == Mul3.X.value or f["add"] == Add.X.value

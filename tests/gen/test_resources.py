@@ -137,12 +137,14 @@ def carry4(s, di):
 
 def test_second_outputs_are_no_luts():
     """Bit 0: shared. Bit 1: six inputs together. Bit 2: DI is read elsewhere. Bit 3: DI is a register."""
-    lut = ["LUT2", {"I0": [2], "I1": [3], "O": [10]}, "s0"], ["LUT2", {"I0": [2], "I1": [4], "O": [20]}, "di0"], [
-        "LUT4", {"I0": [2], "I1": [3], "I2": [4], "I3": [5], "O": [11]}, "s1"], ["LUT2", {"I0": [6], "I1": [7], "O": [21]}, "di1"], [
-        "LUT2", {"I0": [2], "I1": [3], "O": [12]}, "s2"], ["LUT2", {"I0": [2], "I1": [3], "O": [22]}, "di2"], [
-        "LUT2", {"I0": [2], "I1": [3], "O": [13]}, "s3"]
+    def lut(name, inputs, output):
+        pins = {f"I{n}": [bit] for n, bit in enumerate(inputs)}
+        return [f"LUT{len(inputs)}", pins | {"O": [output]}, name]
+
+    luts = [lut("s0", [2, 3], 10), lut("di0", [2, 4], 20), lut("s1", [2, 3, 4, 5], 11), lut("di1", [6, 7], 21),
+            lut("s2", [2, 3], 12), lut("di2", [2, 3], 22), lut("s3", [2, 3], 13)]
     read_again = ["FDRE", {"D": [22], "Q": [30], "C": [1], "CE": ["1"], "R": ["0"]}, "q"]
-    cells = [*lut, read_again, carry4([10, 11, 12, 13], [20, 21, 22, 30])]
+    cells = [*luts, read_again, carry4([10, 11, 12, 13], [20, 21, 22, 30])]
     counts = netlist.count(cells)
     assert counts["lut_cells"] == 7 and counts["lut"] == 6
 

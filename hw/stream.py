@@ -74,7 +74,7 @@ class Queue(wiring.Component):
         stored, fetched = Signal(range(self._depth + 1)), Signal()
         push, fetch, pass_on = Signal(), Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(stored != self._depth),
+            self.i.ready.eq(~stored[-1]),       # the depth is a power of two: the upper bit says full
             push.eq(self.i.valid & self.i.ready),
             write.en.eq(push), write.data.eq(self.i.p),
             pass_on.eq(fetched & (~self.o.valid | self.o.ready)),

@@ -114,11 +114,11 @@ class Accelerator(wiring.Component):
             connect(m, reader.o_matmul, core.i_matmul[p])
             connect(m, reader.o_attend, core.i_attend[p])
         moved = Cat(*(reader.count_beat for reader in readers), fetch.count_beat, writer.count_beat, core.issue, core.done)
+        m.d.sync += control.progress.eq(moved.any())
         m.d.comb += [
             core.launch.eq(control.launch), core.token.eq(registers.token), registers.token_lane.eq(core.token_lane),
             control.reports[len(shells)].eq(core.error),
             control.finished.eq(core.finished), control.units_idle.eq(core.quiet & topk.idle), control.oldest.eq(core.oldest),
-            control.progress.eq(moved.any()),
             topk.keep.eq(core.keep), core.settled.eq(topk.idle), topk.rank.eq(core.rank), core.number.eq(topk.number),
             topk.clear.eq(control.clear_counters), topk.read_index.eq(registers.topk_index),
             registers.topk_count.eq(topk.count), registers.topk_token.eq(topk.read_token),

@@ -81,7 +81,7 @@ class Merge(wiring.Component):
         m.submodules.halves = halves = Queue(halves_shape, depth=_HALVES, ram_style="distributed")
 
         planning, promised_plans = Signal(), Signal(range(_PLANS + 1))
-        promised_halves = Signal(range(_HALVES + 1))
+        promised_halves, half_left = Signal(range(_HALVES + 1)), Signal()       # freed a cycle late
         plan_begun = self._plan(m, planning & (promised_plans != _PLANS), plans.i)
         half_begun, plan_ended = self._drain(m, promised_halves != _HALVES, plans.o, halves.i)
         self._send(m, halves.o)
@@ -91,7 +91,8 @@ class Merge(wiring.Component):
             m.d.sync += planning.eq(0)
         m.d.sync += [
             promised_plans.eq(promised_plans + plan_begun - plan_ended),
-            promised_halves.eq(promised_halves + half_begun - (halves.o.valid & halves.o.ready)),
+            half_left.eq(halves.o.valid & halves.o.ready),
+            promised_halves.eq(promised_halves + half_begun - half_left),
         ]
         m.d.comb += self.idle.eq(~self.start & ~planning & (promised_plans == 0) & (promised_halves == 0))
         return m

@@ -194,13 +194,13 @@ class Slice(wiring.Component):
             m.d.comb += [queries.index[lane].eq(scores.q_index[lane]), scores.q_data[lane].eq(queries.data[lane]),
                          self.sums[lane].eq(values.sums[lane])]
 
-        # Places that are taken or promised; three more passes may have been begun when they are counted.
+        # Places that are taken or promised, freed a cycle late; three more passes may have been begun when they are counted.
         begun = delay(m, scores.issue, 1, reset_less=False)
         begun_odd = delay(m, scores.odd, 1)
 
         def room(places, count, link):
-            promised, found = Signal(range(places + 1)), Signal()
-            m.d.sync += [promised.eq(promised + count - (link.valid & link.ready)), found.eq(promised <= places - 3)]
+            promised, found, left = Signal(range(places + 1)), Signal(), Signal()
+            m.d.sync += [left.eq(link.valid & link.ready), promised.eq(promised + count - left), found.eq(promised <= places - 3)]
             return found
 
         m.d.comb += scores.space.eq(

@@ -20,6 +20,7 @@ from .core import Core
 from .ctrl.control import RunControl
 from .ctrl.registers import Registers
 from .mem.fetch import DescriptorFetch
+from .mem.pace import Pace
 from .mem.reader import PortReader
 from .mem.share import ReadShare
 from .mem.writer import PortWriter
@@ -29,6 +30,8 @@ from .stream import connect
 from .vector.topk import TopK
 
 __all__ = ["Accelerator"]
+
+_AHEAD_BYTES = 2 << 10        # an eighth of the distance at which ports that read side by side begin
 
 
 class Accelerator(wiring.Component):
@@ -73,6 +76,11 @@ class Accelerator(wiring.Component):
                 port_bytes=c.port_bytes, addr_bits=c.addr_bits, queue_beats=c.queue_beats, burst_beats=c.burst_beats,
                 read_outstanding=c.read_outstanding)
             readers.append(reader)
+        if c.n_ports > 1:
+            m.submodules.pace = pace = Pace(n_ports=c.n_ports, queue_beats=c.queue_beats,
+                                            ahead_beats=min(_AHEAD_BYTES // c.port_bytes, c.queue_beats // 2))
+            for reader, room, hold in zip(readers, pace.rooms, pace.hold):
+                m.d.comb += [room.eq(reader.room), reader.hold.eq(hold)]
         m.submodules.fetch = fetch = DescriptorFetch(port_bytes=c.port_bytes, addr_bits=c.addr_bits)
         m.submodules.share = share = ReadShare(port_bytes=c.port_bytes, addr_bits=c.addr_bits)
         m.submodules.writer = writer = PortWriter(

@@ -6,9 +6,9 @@
                                        ^  (dest, index) of each burst in flight  ^                   -> o_matmul
                                        +---- room: beats neither promised nor held                   -> o_attend
 
-A burst is asked for when its window allows it, when the queue has room for all of it, and when fewer than
-read_outstanding bursts are in flight; so memory never waits for the queue. Rate: a beat a cycle with bursts of 3 beats
-or more.
+A burst is asked for when its window allows it, when the queue has room for all of it, when fewer than
+read_outstanding bursts are in flight, and when the port is not held; so memory never waits for the queue. Rate: a beat a
+cycle with bursts of 3 beats or more.
 """
 
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
@@ -59,6 +59,8 @@ class PortReader(wiring.Component):
     axi : AxiRead
     windows : Windows, constant while anything is at work
     flush : stop asking, throw away what comes and what is held; keep it up until ``idle``
+    room : beats neither promised nor held
+    hold : ask for nothing
     idle : nothing outstanding
     error : READ_WINDOW (nothing is asked for any more), AXI_READ; with the index of the job's descriptor
     count_beat, count_full, count_idle : strobes: a beat came, a burst waited for room, there was nothing to ask for
@@ -80,6 +82,7 @@ class PortReader(wiring.Component):
             "o_loader": Out(beat), "o_matmul": Out(beat), "o_attend": Out(beat),
             "axi": Out(AxiRead(addr_bits=addr_bits, port_bytes=port_bytes)),
             "windows": In(Windows),
+            "room": Out(range(queue_beats + 1), init=queue_beats), "hold": In(1),
             "flush": In(1), "idle": Out(1),
             "error": Out(ErrorReport),
             "count_beat": Out(1), "count_full": Out(1), "count_idle": Out(1),
@@ -108,13 +111,13 @@ class PortReader(wiring.Component):
 
         # Ask. `room` and `outstanding` change when a burst is issued, before memory takes it.
         ar, burst = self.axi.ar, cutter.o
-        room = Signal(range(self._queue_beats + 1), init=self._queue_beats)
+        room = self.room
         outstanding = Signal(range(self._read_outstanding + 1))
         fits, issue, leave, left, landed = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             fits.eq(burst.p.beats <= room),
             issue.eq(burst.valid & ~burst.p.bad & fits & (outstanding != self._read_outstanding)
-                     & (~ar.valid | ar.ready) & flights.i.ready & ~self.flush),
+                     & (~ar.valid | ar.ready) & flights.i.ready & ~self.hold & ~self.flush),
             burst.ready.eq(issue),
             flights.i.valid.eq(issue), flights.i.p.eq(burst.p.tag),
         ]

@@ -7,7 +7,7 @@
     ABSMAX  c = max(total, 1e-5) --> recip --> * 127 --> s[r]
                                  --> * 1/127 (a cycle later) --> s[r + 1]
 
-One multiplier, one adder, one function unit, all pipelined. About 20 cycles.
+One multiplier, one adder, one function unit, all pipelined. About 25 cycles for RMS, 16 for ABSMAX.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal

@@ -87,8 +87,8 @@ class FAdd(wiring.Component):
             register(f"s2_{n}", w) for n, w in (("exponent", 8), ("sign", 1), ("subtract", 1), ("nan", 1)))
         with m.If(self.en):
             m.d.sync += [
-                s2_big.eq(s1_big), s2_small.eq(product[13:]), s2_far.eq(gap[4]),
-                s2_sticky.eq(Cat(product[k:k + 5].any() for k in (0, 5, 8))),
+                s2_big.eq(s1_big), s2_small.eq(product[13:]),
+                s2_sticky.eq(Cat(product[k:k + 5].any() for k in (0, 5, 8))), s2_far.eq(gap[4]),
                 s2_exponent.eq(s1_exponent), s2_sign.eq(s1_sign), s2_subtract.eq(s1_subtract),
                 s2_nan.eq(top & (s1_big[:23].any() | (s1_subtract & (gap == 0)))),
             ]

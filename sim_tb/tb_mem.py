@@ -4,7 +4,7 @@ What must come out is computed from the memory's bytes by the functions at the t
 """
 
 import cocotb
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 from celosia.hw.links import Dest, ParamWrite, ReadJob
 from celosia.hw.mem.fetch import USED_BITS
@@ -69,6 +69,7 @@ class Bench:
         self.errors = {"reader": [], "fetch": [], "writer": []}
         self.counts = dict.fromkeys(("count_beat", "count_full", "count_idle", "fetch_beat", "write_beat"), 0)
         dut.flush.value = 0
+        dut.hold.value = 0
         dut.start.value = 0
         dut.windows.value = pack(Windows, {"model_base": BASE + MODEL_BASE, "model_size": MODEL_BYTES,
                                            "cache_base": BASE + CACHE_BASE, "cache_size": CACHE_BYTES})
@@ -187,6 +188,33 @@ async def room_is_never_exceeded(dut):
     assert sum(beats for _, beats, _ in bench.ram.reads) == queue_beats and dut.reader_idle.value
     assert bench.counts["count_full"] > 150
     assert await bench.sinks[Dest.LOADER].recv(job["beats"]) == read(bench.ram.data, job, bench.port_bytes)
+
+
+@cocotb.test()
+async def asks_for_nothing_while_held(dut):
+    """Held again and again: no request begins while the port is held, and nothing is lost."""
+    bench = Bench(dut, latency_cycles=(3, 9), stall=0.2)
+    await bench.begin()
+    numbers, began = rng("held"), []
+    job = {"offset": 0, "cache": 0, "beats": 500, "dest": Dest.MATMUL, "index": 0}
+
+    async def hold():
+        while True:
+            dut.hold.value = numbers.randrange(2)
+            for _ in range(numbers.choice([1, 2, 5, 40])):
+                before, held = int(dut.axi__ar__valid.value), int(dut.hold.value)
+                await bench.edge
+                await ReadOnly()
+                if held and not before and int(dut.axi__ar__valid.value):
+                    began.append(cocotb.simtime.get_sim_time("ns"))
+                await FallingEdge(dut.clk)
+
+    holding = cocotb.start_soon(hold())
+    cocotb.start_soon(bench.jobs.send([job]))
+    data = await bench.sinks[Dest.MATMUL].recv(500, timeout_cycles=20_000)
+    holding.cancel()
+    assert data == read(bench.ram.data, job, bench.port_bytes)
+    assert not began, f"requests began while the port was held, at {began[:5]} ns"
 
 
 @cocotb.test()

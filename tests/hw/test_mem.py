@@ -13,6 +13,7 @@ from celosia.hw.mem.fetch import DescriptorFetch
 from celosia.hw.mem.join import Join
 from celosia.hw.mem.links import ErrorReport, Fetched, LoadCommand, Windows, WriteWord
 from celosia.hw.mem.loader import Loader
+from celosia.hw.mem.pace import Pace
 from celosia.hw.mem.reader import PortReader
 from celosia.hw.mem.share import ReadShare
 from celosia.hw.mem.writer import PortWriter
@@ -36,7 +37,7 @@ class Port0(wiring.Component):
             "i_write": In(stream.Signature(WriteWord(port_bytes))),
             "axi": Out(AxiRead(addr_bits=ADDR_BITS, port_bytes=port_bytes)),
             "axi_w": Out(AxiWrite(addr_bits=ADDR_BITS, port_bytes=port_bytes)),
-            "windows": In(Windows), "flush": In(1),
+            "windows": In(Windows), "flush": In(1), "hold": In(1),
             "reader_idle": Out(1), "fetch_idle": Out(1), "writer_idle": Out(1),
             "reader_error": Out(ErrorReport), "fetch_error": Out(ErrorReport), "writer_error": Out(ErrorReport),
             "count_beat": Out(1), "count_full": Out(1), "count_idle": Out(1),
@@ -64,7 +65,7 @@ class Port0(wiring.Component):
                 getattr(self, f"{name}_idle").eq(unit.idle), getattr(self, f"{name}_error").eq(unit.error),
             ]
         m.d.comb += [
-            fetch.start.eq(self.start), fetch.program_offset.eq(self.program_offset),
+            reader.hold.eq(self.hold), fetch.start.eq(self.start), fetch.program_offset.eq(self.program_offset),
             fetch.program_count.eq(self.program_count),
             self.count_beat.eq(reader.count_beat), self.count_full.eq(reader.count_full),
             self.count_idle.eq(reader.count_idle),
@@ -111,9 +112,9 @@ PORTS = {
 @pytest.mark.parametrize("name", PORTS)
 def test_port(name):
     sizes = PORTS[name]
-    tests = ["reads_in_order", "long_job_at_full_rate", "room_is_never_exceeded", "read_windows", "read_error",
-             "flush_of_a_reader", "fetches_a_program", "fetch_errors", "writes_records", "write_errors",
-             "flush_of_a_writer"]
+    tests = ["reads_in_order", "long_job_at_full_rate", "room_is_never_exceeded", "asks_for_nothing_while_held",
+             "read_windows", "read_error", "flush_of_a_reader", "fetches_a_program", "fetch_errors", "writes_records",
+             "write_errors", "flush_of_a_writer"]
     simulate(Port0(**sizes), "celosia.sim_tb.tb_mem", name=f"port0_{name}", parameters=sizes, testcase=tests)
 
 
@@ -123,6 +124,13 @@ def test_load_path(n_ports, port_bytes, vector_lanes):
     sizes = {"n_ports": n_ports, "port_bytes": port_bytes, "vector_lanes": vector_lanes}
     simulate(LoadPath(**sizes), "celosia.sim_tb.tb_mem", name=f"load_path_{n_ports}x{port_bytes}", parameters=sizes,
              testcase=["loads_rows", "joins_ports"])
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("n_ports, queue_beats, ahead_beats", [(2, 48, 24), (4, 2048, 128)])
+def test_pace(n_ports, queue_beats, ahead_beats):
+    sizes = {"n_ports": n_ports, "queue_beats": queue_beats, "ahead_beats": ahead_beats}
+    simulate(Pace(**sizes), "celosia.sim_tb.tb_pace", name=f"pace_{n_ports}", parameters=sizes)
 
 
 GOOD = {"port_bytes": 8, "addr_bits": 40, "queue_beats": 64, "burst_beats": 16, "read_outstanding": 8}

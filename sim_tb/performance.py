@@ -168,12 +168,11 @@ def _stalls(runs):
 def _time(runs):
     rows = []
     for run in (run for run in runs if run["parts"]):
-        for part in ("rest", "layers", "head"):
-            found = run["parts"][part]
-            ms = found["cycles"] / run["clock_mhz"] / 1e3
-            read_ms = found["bytes"] / run["pure_read_bytes_per_s"] * 1e3
-            name = {"rest": "start, embedding, end", "layers": f"{run['layers']} layers", "head": "head"}[part]
-            rows.append([run["shape"], run["head"], f"{run['context']:,}", name, f"{ms:.3f}", f"{found['bytes'] / 1e6:.2f}",
+        for part, (cycles, moved) in pictures.parts(run).items():
+            ms = cycles / run["clock_mhz"] / 1e3
+            read_ms = moved / run["pure_read_bytes_per_s"] * 1e3
+            name = f"{run['layers']} layers" if part == "layers" else part
+            rows.append([run["shape"], run["head"], f"{run['context']:,}", name, f"{ms:.3f}", f"{moved / 1e6:.2f}",
                          f"{read_ms:.3f}", f"{ms - read_ms:.3f}"])
     if not rows:
         return "No run with this division is among those above."

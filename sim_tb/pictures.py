@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-__all__ = ["CAUSES", "cycles", "roofline", "stalls", "time"]
+__all__ = ["CAUSES", "cycles", "parts", "roofline", "stalls", "time"]
 
 CAUSES = [  # of the cycles of a decoded token, in the order of the picture
     ("a weight beat enters the engine", "MATMUL_BUSY"),
@@ -23,7 +23,7 @@ _NO_COMMAND = "the engine has no activations yet"
 _COLORS = ["#8a1c4a", "#d98cab", "#4a6a8a", "#9db7d0", "#d9d9d9"]
 _OURS, _OTHERS, _LINES = _COLORS[0], _COLORS[2], "#555555"
 _MARKERS = "osD^vP*X<>hpd8H"
-_PARTS = {"rest": ("start, embedding, end", _COLORS[3]), "layers": ("layers", _COLORS[0]), "head": ("head", _COLORS[2])}
+_PARTS = {"layers": _COLORS[0], "head, start and end": _COLORS[2]}
 
 
 def _save(fig, path):
@@ -70,6 +70,13 @@ def stalls(runs, path):
     _save(fig, path)
 
 
+def parts(run):
+    """{part: (cycles, bytes)} of a token of a run: its layers; and all else, the head above all."""
+    found = run["parts"]
+    return {"layers": (found["layers"]["cycles"], found["layers"]["bytes"]),
+            "head, start and end": tuple(found["rest"][key] + found["head"][key] for key in ("cycles", "bytes"))}
+
+
 def time(runs, path):
     """Time of a decoded token by its parts, in their order; pale is time in which the ports carried nothing. ``runs``: those
     with ``parts``."""
@@ -77,8 +84,8 @@ def time(runs, path):
     for row, run in enumerate(runs):
         left, per_ms = 0.0, run["clock_mhz"] * 1e3
         carried = run["pure_read_bytes_per_cycle"]
-        for part, (label, color) in _PARTS.items():
-            cycles_, moved = run["parts"][part]["cycles"], run["parts"][part]["bytes"]
+        for label, (cycles_, moved) in parts(run).items():
+            color = _PARTS[label]
             full, whole = min(moved / carried, cycles_) / per_ms, cycles_ / per_ms
             ax.barh(row, whole, left=left, color=color, alpha=0.35)
             ax.barh(row, full, left=left, color=color, label=label if row == 0 else None)

@@ -42,7 +42,8 @@ def quantise_matrix(weight, planes=1):
 
 
 def _ternary(weight):
-    """BitNet's absmean rule, or trits as they are. The mean is summed in binary64 and the factor 1 / s is rounded to binary32, as ``BitLinear`` keeps it.
+    """BitNet's absmean rule, or trits as they are. The mean is summed in binary64 and the factor 1 / s is rounded to binary32,
+    as ``BitLinear`` keeps it.
     """
     if isinstance(weight, Trits):
         trits, scale = weight.trits, weight.scale

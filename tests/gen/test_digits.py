@@ -1,6 +1,5 @@
 """Matrices of several digit planes, and checkpoints of llama2.c: the same numbers all the way to the machine."""
 
-import itertools
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from random_models import SMALL, golden_of, random_checkpoint
+from random_models import SMALL, golden_of, mixed_planes, random_checkpoint, random_image
 
 from celosia.gen import fit, image, llama2c
-from celosia.gen.assemble import assemble
 from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.commands import pack
 from celosia.gen.digit_study import study, table
@@ -27,25 +25,13 @@ CONTEXT = 32
 TOKENS = [7, 3, 29, 0, 11]
 
 
-def mixed(seed):
-    """Planes of every matrix: 1 to 5, in an order of its own."""
-    turn = itertools.cycle(np.random.default_rng(seed).permutation([1, 2, 3, 4, 5]).tolist())
-    chosen = {(i, name): next(turn) for i in range(4) for name in MATRICES}
-    return lambda i, name: chosen[i, name]
-
-
-def packed(model, accel):
-    assembled = assemble(model, accel, CONTEXT)
-    return assembled, Machine.of_image(image.encode(assembled.header, assembled.payload), accel)
-
-
 @pytest.mark.parametrize("accel", [tiny, duo, kv260], ids=lambda accel: accel.name)
 @pytest.mark.parametrize("config, seed", [
     (SMALL, 1), (replace(SMALL, hidden_size=13, ffn_size=19, head_dim=8, sub_norms=False, act="silu", n_layers=1), 2),
     (replace(SMALL, ffn_size=300, n_layers=1, n_kv_heads=1), 3)], ids=["small", "odd", "long"])
 def test_machine_equals_model(config, accel, seed):
-    model = quantise(random_checkpoint(config, seed), planes=mixed(seed))
-    assembled, machine = packed(model, accel)
+    data, assembled, model = random_image(config, accel, seed, CONTEXT, planes=mixed_planes(seed))
+    machine = Machine.of_image(data, accel)
     most = max(getattr(model.layers[0], name).planes for name in "qkv")
     assert assembled.placement.matrices["layer0.qkv0"].planes == most
     assert assembled.placement.matrices["layer0.down"].planes == model.layers[0].down.planes
@@ -125,7 +111,7 @@ def test_pack_asks_for_planes(tmp_path):
     assert result.exit_code and "'6' is not one of 'auto'" in result.output
 
 
-STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K.bin"
+STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260K.bin"
 
 
 @pytest.mark.skipif(not STORIES.exists(), reason="needs stories260K.bin of karpathy/tinyllamas")

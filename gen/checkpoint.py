@@ -1,7 +1,8 @@
 """Checkpoints in the layout of Hugging Face: a directory with config.json and safetensors.
 
 ``bitnet`` (BitNetForCausalLM): packed (uint8, four outputs a byte, ``weight_scale``) or master weights.
-``llama`` (LlamaForCausalLM): the same without sub-norms, master weights.
+``llama`` (LlamaForCausalLM): the same without sub-norms, floats (master weights where ``quant_method`` is ``bitnet``).
+A file ``*.bin`` is one of llama2.c: ``llama2c``.
 
 Packed form: with R = ceil(outputs / 4), byte (r, c) holds outputs r, r + R, r + 2R, r + 3R in bits 1:0, 3:2, 5:4, 7:6,
 code = trit + 1. ``BitLinear`` divides by weight_scale (it holds 1 / absmean), ``AutoBitLinear`` multiplies by it.
@@ -15,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from . import llama2c
+from .errors import CheckpointError
 from .model import MATRICES, Checkpoint, ModelConfig, Trits
 
 __all__ = ["CheckpointError", "load", "unpack_rows"]
@@ -25,13 +28,11 @@ _PATHS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_pr
           "attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"}
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one sentence."""
-
-
 def load(path):
-    """Read a checkpoint directory. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
+    """Read a checkpoint directory, or a llama2.c file ``*.bin``. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
     path = Path(path)
+    if path.suffix == ".bin" and path.is_file():
+        return llama2c.load(path)
     raw = _read_json(path / "config.json")
     config = _model_config(raw)
     tensors = _Tensors(path)
@@ -63,7 +64,8 @@ def load(path):
         layers.append(layer)
     final_norm = tensors.floats("model.norm.weight", (config.hidden_size,))
     head = embedding if config.tied else tensors.floats("lm_head.weight", (config.vocab_size, config.hidden_size))
-    return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name)
+    ternary = raw["model_type"] == "bitnet" or (raw.get("quantization_config") or {}).get("quant_method") == "bitnet"
+    return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary)
 
 
 def unpack_rows(packed, n_rows):

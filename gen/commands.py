@@ -15,8 +15,8 @@ from celosia.hw.isa import Opcode
 from . import checkpoint, fit, image
 from .assemble import assemble
 from .manifest import build_manifest
-from .model import HEADS
-from .quantise import quantise
+from .model import HEADS, MAX_PLANES
+from .quantise import AUTO_ERROR, quantise
 from .verilog import accelerator
 
 __all__ = ["commands", "configs", "pack", "packer", "verilog"]
@@ -33,14 +33,14 @@ def _config(name):
 
 
 def packer(model, config_name, context=None, progress=None):
-    """The bytes of an image of a shipped model (by name) or a checkpoint folder. ValueError, one sentence."""
+    """The bytes of an image of a shipped model (by name) or a checkpoint. ValueError, one sentence."""
     config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
-    if not path.is_dir():
+    if not path.exists():
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
-        raise ValueError(f"Model must be a checkpoint folder or one of {shipped}, not {model!r}")
+        raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
-    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config)), config, context, progress)
+    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, progress)
     return _encoded(assembled)
 
 
@@ -71,14 +71,18 @@ def configs():
               "shortlist: the best by those, scored again by rows of int8. "
               f"Default: shortlist from {fit.SHORTLIST_VOCAB} tokens on, else exact.")
 @click.option("--candidates", type=int, help="Candidates of the shortlist; default: 16, or what the configuration keeps.")
-@click.option("--shortlist-planes", "planes", default=1, show_default=True,
+@click.option("--planes", type=click.Choice(["auto", *map(str, range(1, MAX_PLANES + 1))]), default="auto", show_default=True,
+              help="Balanced ternary digits of a weight of float matrices; auto: the fewest for each matrix that keep its "
+              f"relative error within {100 * AUTO_ERROR:g} %. Ternary matrices stay ternary.")
+@click.option("--shortlist-planes", default=1, show_default=True,
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
-def pack(checkpoint_path, output, config_name, context, head, candidates, planes):
+def pack(checkpoint_path, output, config_name, context, head, candidates, planes, shortlist_planes):
     """Pack a checkpoint into an image for a configuration."""
     try:
         config = _config(config_name)
         loaded = checkpoint.load(checkpoint_path)
-        model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, planes))
+        model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, shortlist_planes),
+                         planes if planes == "auto" else int(planes))
         with tqdm(desc="packing", unit="segment", leave=False) as bar:
             def progress(name, total):
                 bar.total = total

@@ -22,8 +22,9 @@ def default_context(model, accel):
     return min(model.max_positions, accel.max_positions)
 
 
-def check(layout, programs=None):
-    """List of what does not fit, one phrase each; empty when all does. ``programs`` add their scratch memory."""
+def check(layout, programs=None, planes=None):
+    """List of what does not fit, one phrase each; empty when all does. ``programs`` add their scratch memory, ``planes`` the
+    digit planes of matrices of layers, by name (``place``)."""
     model, accel = layout.model, layout.accel
     problems = []
 
@@ -35,8 +36,10 @@ def check(layout, programs=None):
         limit(layout.columns(size), accel.max_columns, f"{name} {size}", "columns")
     limit(layout.columns(model.hidden_size), accel.max_planes_columns(5), f"head of hidden_size {model.hidden_size}",
           f"columns of {accel.accumulator_bits} bit sums")
-    limit(layout.columns(max(model.ffn_size, layout.attn_columns)), accel.max_planes_columns(1), "the longest product",
-          f"columns of {accel.accumulator_bits} bit sums")
+    for name, n_planes in _most_planes(planes or {}).items():
+        size = {"o": layout.attn_columns, "down": model.ffn_size}.get(name, model.hidden_size)
+        limit(layout.columns(size), accel.max_planes_columns(n_planes), f"{name} of {size} columns in {n_planes} digit planes",
+              f"columns of {accel.accumulator_bits} bit sums")
     limit(layout.head_beats, accel.max_head_words, f"head_dim {model.head_dim}", f"words of {accel.port_bytes} elements")
     limit(model.group * accel.token_lanes, accel.max_queries,
           f"{model.group} query heads a KV head of {accel.token_lanes} tokens", "queries")
@@ -52,6 +55,16 @@ def check(layout, programs=None):
                 problems.append(f"program {name} needs {needed} words of {scratch} scratch ({held}), "
                                 f"configuration {accel.name} has {has}")
     return problems
+
+
+def _most_planes(planes):
+    """{qkv, o, gate, up, down: the most digit planes in any layer}; one where ``planes`` has none."""
+    most = dict.fromkeys(("qkv", "o", "gate", "up", "down"), 1)
+    for name, n_planes in planes.items():
+        kind = name.rpartition(".")[2].rstrip("0123456789")
+        if kind in most:
+            most[kind] = max(most[kind], n_planes)
+    return most
 
 
 def head_plan(model, accel, kind=None, candidates=None, planes=1):
@@ -70,8 +83,8 @@ def require_head(model, accel, plan):
                          f"{accel.name}, not {plan.candidates}")
 
 
-def require(layout, programs=None):
+def require(layout, programs=None, planes=None):
     """Raise :class:`DoesNotFit` unless :func:`check` finds nothing."""
-    problems = check(layout, programs)
+    problems = check(layout, programs, planes)
     if problems:
         raise DoesNotFit(layout.accel.name, problems)

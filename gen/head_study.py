@@ -14,7 +14,6 @@ States and rows come from
 
 import argparse
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from celosia.gen.golden import f32, ops
 from celosia.gen.golden.model import GoldenModel
 
 from . import checkpoint
+from .float_model import FloatModel
 from .model import HeadPlan
 from .place import rope_table
 from .quantise import coarse_head, quantise, quantise_head
@@ -100,10 +100,11 @@ def demo_study(folder=_ROOT / "models" / "demo", n_bytes=None):
 
 def stories_study(path, n_texts=32, n_tokens=256):
     """stories260K on texts that it draws itself (temperature 1, seed 0)."""
-    model = _Stories(path)
-    hidden = model.write(n_texts, n_tokens)
-    head = quantise_head(model.embedding)
-    codes, scale = ops.quantise_norm(hidden, model.final_norm, 1e-5)
+    loaded = checkpoint.load(path)
+    model = FloatModel(loaded)
+    hidden = model.hidden(model.write(n_texts, n_tokens, first_token=1, seed=0)).flatten(0, 1)
+    head = quantise_head(loaded.head)
+    codes, scale = ops.quantise_norm(hidden, loaded.final_norm, loaded.config.norm_eps)
     counts = _Counts()
     counts.add(_logits(codes, scale, head), {planes: _logits(codes, scale, coarse_head(head, planes)) for planes in PLANES})
     return counts.study(f"stories260K, {len(head.weights)} x {head.weights.shape[1]}")
@@ -133,66 +134,6 @@ def synthetic_study(vocab_size, hidden_size, targets=TARGETS, n_states=N_STATES,
         what = "nothing planted" if target is None else f"planted at {target:g}"
         studies.append(counts.study(f"synthetic, {vocab_size} x {hidden_size}, {what}"))
     return studies
-
-
-class _Stories:
-    """A checkpoint of llama2.c (seven int32, then float32 tensors), run in float."""
-
-    def __init__(self, path):
-        raw = Path(path).read_bytes()
-        dim, ffn, self.n_layers, self.n_heads, self.n_kv_heads, vocab, _ = struct.unpack_from("<7i", raw)
-        values, self._at = torch.frombuffer(bytearray(raw[28:]), dtype=torch.float32), 0
-        self.head_dim = dim // self.n_heads
-        kv = self.n_kv_heads * self.head_dim
-
-        def take(*shape):
-            size = int(torch.tensor(shape).prod())
-            self._at += size
-            return values[self._at - size:self._at].view(shape)
-
-        self.embedding = take(vocab, dim)
-        layers = self.n_layers
-        self.attn_norm, self.q, self.k = take(layers, dim), take(layers, dim, dim), take(layers, kv, dim)
-        self.v, self.o, self.ffn_norm = take(layers, kv, dim), take(layers, dim, dim), take(layers, dim)
-        self.gate, self.down, self.up = take(layers, ffn, dim), take(layers, dim, ffn), take(layers, ffn, dim)
-        self.final_norm = take(dim)
-
-    def write(self, n_texts, n_tokens):
-        """Hidden states (n_texts * n_tokens, dim) of texts that begin with token 1 and are drawn from the model."""
-        generator = torch.Generator().manual_seed(0)
-        tokens = torch.ones(n_texts, 1, dtype=torch.int64)
-        for _ in range(n_tokens - 1):
-            logits = _norm(self.hidden(tokens)[:, -1], self.final_norm) @ self.embedding.T
-            drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            tokens = torch.cat((tokens, drawn), 1)
-        return self.hidden(tokens).flatten(0, 1)
-
-    def hidden(self, tokens):
-        """(texts, tokens) to (texts, tokens, dim): the output of the last layer."""
-        n_texts, n = tokens.shape
-        angle = torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(0, self.head_dim, 2) / self.head_dim)
-        turn = torch.polar(torch.ones_like(angle), angle)
-        past = torch.ones(n, n).tril().bool()
-
-        def rotated(x, heads):
-            x = x.view(n_texts, n, heads, self.head_dim // 2, 2)
-            return torch.view_as_real(torch.view_as_complex(x) * turn[:, None]).flatten(3).transpose(1, 2)
-
-        x = self.embedding[tokens]
-        for i in range(self.n_layers):
-            y = _norm(x, self.attn_norm[i])
-            q, k = rotated(y @ self.q[i].T, self.n_heads), rotated(y @ self.k[i].T, self.n_kv_heads)
-            v = (y @ self.v[i].T).view(n_texts, n, self.n_kv_heads, -1).transpose(1, 2)
-            k, v = (part.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for part in (k, v))
-            score = (q @ k.transpose(-1, -2) / self.head_dim ** 0.5).masked_fill(~past, float("-inf")).softmax(-1)
-            x = x + (score @ v).transpose(1, 2).flatten(2) @ self.o[i].T
-            y = _norm(x, self.ffn_norm[i])
-            x = x + (torch.nn.functional.silu(y @ self.gate[i].T) * (y @ self.up[i].T)) @ self.down[i].T
-        return x
-
-
-def _norm(x, gain):
-    return x * (x.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt() * gain
 
 
 def table(studies):

@@ -1,6 +1,6 @@
 """Shapes of a decoder, and its weights before and after quantisation.
 
-    Checkpoint (float tensors, or trits where the file holds trits) ── quantise ──► QModel (trits and scales)
+    Checkpoint (float tensors, or trits where the file holds trits) ── quantise ──► QModel (integers and scales)
 
 Names of matrices: q, k, v, o, gate, up, down. Matrices are (outputs, inputs), as in torch. Norm gains: attn_norm,
 attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model that has none.
@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
-__all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "Checkpoint", "HeadPlan", "ModelConfig", "QHead",
-           "QLayer", "QMatrix", "QModel", "Trits"]
+__all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "Checkpoint", "HeadPlan", "ModelConfig",
+           "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
 
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 HEADS = ("exact", "ternary", "shortlist")
-HEAD_PLANES = 5         # digit planes of exact rows
+MAX_PLANES = 5          # digit planes of a matrix, at most
+HEAD_PLANES = MAX_PLANES    # of exact rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,20 +90,23 @@ class Trits:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read: float32 tensors, or :class:`Trits` for matrices."""
+    """What was read: float32 tensors, or :class:`Trits` for matrices. ``ternary``: the matrices were trained to be used as
+    trits by BitNet's absmean rule, so that floats among them are master weights."""
     config: ModelConfig
     embedding: torch.Tensor                # (vocab, hidden) float32
     layers: list                           # {matrix name: float32 tensor or Trits, gain name: float32 tensor}
     final_norm: torch.Tensor               # (hidden,) float32
     head: torch.Tensor                     # (vocab, hidden) float32; the embedding itself when tied
     name: str = "model"
+    ternary: bool = False
 
 
 @dataclass(frozen=True)
 class QMatrix:
-    """value[r, c] = trits[r, c] * scale[r]."""
-    trits: torch.Tensor     # (outputs, inputs) int8 in -1..1
+    """value[r, c] = weights[r, c] * scale[r]; weights of ``planes`` balanced ternary digits."""
+    weights: torch.Tensor   # (outputs, inputs) int8 within (3**planes - 1) / 2
     scale: torch.Tensor     # (outputs,) float32
+    planes: int = 1
 
 
 @dataclass(frozen=True)

@@ -168,23 +168,23 @@ class Layout:
         return padded
 
     def qkv(self, layer, head):
-        """(trits (qkv_rows, columns) int8, scales (qkv_rows,) float32) of one KV head."""
+        """(weights (qkv_rows, columns) int8, scales (qkv_rows,) float32) of one KV head."""
         dim, group, order = self.model.head_dim, self.model.group, rope_order(self.model.head_dim)
         parts = [(layer.q, query, order) for query in range(head * group, (head + 1) * group)]
         parts += [(layer.k, head, order), (layer.v, head, torch.arange(dim))]
-        trits = torch.zeros(self.qkv_rows, self.columns(self.model.hidden_size), dtype=torch.int8)
+        weights = torch.zeros(self.qkv_rows, self.columns(self.model.hidden_size), dtype=torch.int8)
         scales = torch.zeros(self.qkv_rows)
         for part, (matrix, number, new_order) in enumerate(parts):
             rows = slice(part * self.head_pad, part * self.head_pad + dim)
-            trits[rows, :self.model.hidden_size] = matrix.trits[number * dim + new_order]
+            weights[rows, :self.model.hidden_size] = matrix.weights[number * dim + new_order]
             scales[rows] = matrix.scale[number * dim + new_order]
-        return trits, scales
+        return weights, scales
 
     def heads_padded(self, tensor):
         """(..., n_heads * head_dim) to (..., n_heads * head_pad)."""
         split = tensor.unflatten(-1, (self.model.n_heads, self.model.head_dim))
         return self.pad(split, *split.shape[:-1], self.head_pad).flatten(-2)
 
-    def matrix(self, trits, rows):
-        """Trits padded to ``rows`` and whole column blocks."""
-        return self.pad(trits, rows, self.columns(trits.shape[1]))
+    def matrix(self, weights, rows):
+        """Weights padded to ``rows`` and whole column blocks."""
+        return self.pad(weights, rows, self.columns(weights.shape[1]))

@@ -1,28 +1,49 @@
-"""From floating-point weights to trits and scales.
+"""From floating-point weights to integers and scales.
 
-    matrices  s = max(mean |W|, 1e-5)     trit = clamp(round(W / s), -1, 1)         one s a matrix   (BitNet's absmean)
+    matrices  of one plane: s = max(mean |W|, 1e-5)    trit = clamp(round(W / s), -1, 1)    one s a matrix (BitNet's absmean)
+              of k planes: rows like ``coarse``, from h = round(32767 W_r / max |W_r|)      one s a row
     head      s_r = max |W_r| / 121       weight = round(W_r / s_r) in -121..121    one s a row
     coarse    of a row h of the head: c_r = clamp(round(h / step), -m, m) with m = (3**planes - 1) / 2,
               the step of ``_STEPS`` / 16 * max |h| / m with the least squared error of h - a c_r, a = h . c_r / c_r . c_r
+
+Trits of a checkpoint stay what they are, and so do master weights that were trained for absmean: one plane, whatever is asked
+for. ``auto`` takes for each other matrix the fewest planes with |W - W'| <= ``AUTO_ERROR`` |W| (Euclidean norms of the whole
+matrix), five at most; there a single plane has a scale a row too.
 
 Roundings are half to even. -121..121 is what five balanced ternary digits hold, one packed byte a weight.
 """
 
 import torch
 
-from .model import EXACT, HEAD_PLANES, MATRICES, QHead, QLayer, QMatrix, QModel, Trits
+from .model import EXACT, HEAD_PLANES, MATRICES, MAX_PLANES, QHead, QLayer, QMatrix, QModel, Trits
 
-__all__ = ["HEAD_MAX", "coarse_head", "quantise", "quantise_head", "quantise_matrix"]
+__all__ = ["AUTO_ERROR", "HEAD_MAX", "coarse_head", "digit_rows", "quantise", "quantise_head", "quantise_matrix",
+           "relative_error"]
 
+AUTO_ERROR = 0.08
 HEAD_MAX = (3**HEAD_PLANES - 1) // 2
 _STEPS = range(2, 17)       # sixteenths of the step that spans a row
 _BLOCK_ROWS = 1024
+_LEAST_PEAK = 2.0**-149
+_FINE = 32767               # largest magnitude of a row of floats as integers: sums of 2**31 products are exact in binary64
 
 
-def quantise_matrix(weight):
-    """(outputs, inputs) float32, or :class:`Trits`, to :class:`QMatrix`.
+def quantise_matrix(weight, planes=1):
+    """(outputs, inputs) float32, or :class:`Trits`, to :class:`QMatrix` of ``planes`` digit planes, or ``auto``."""
+    if isinstance(weight, Trits) or planes == 1:
+        return _ternary(weight)
+    if planes != "auto":
+        return digit_rows(weight, planes)
+    for fewest in range(1, MAX_PLANES + 1):
+        found = digit_rows(weight, fewest)
+        if relative_error(weight, found) <= AUTO_ERROR:
+            break
+    return found
 
-    The mean is summed in binary64 and the factor 1 / s is rounded to binary32, as ``BitLinear`` keeps it.
+
+def _ternary(weight):
+    """BitNet's absmean rule, or trits as they are. The mean is summed in binary64 and the factor 1 / s is rounded to binary32,
+    as ``BitLinear`` keeps it.
     """
     if isinstance(weight, Trits):
         trits, scale = weight.trits, weight.scale
@@ -32,6 +53,27 @@ def quantise_matrix(weight):
         trits = (weight * factor).round().clamp(-1, 1).to(torch.int8)
         scale = 1.0 / factor
     return QMatrix(trits, scale.to(torch.float32).expand(trits.shape[0]).contiguous())
+
+
+def digit_rows(weight, planes):
+    """(outputs, inputs) float32 to :class:`QMatrix` with a scale a row; a row of zeros has scale 0."""
+    limit = (3**planes - 1) // 2
+    blocks = []
+    for rows in weight.split(_BLOCK_ROWS):
+        peak = rows.abs().amax(1).double()
+        fine = (rows.double() * (_FINE / peak.clamp(min=_LEAST_PEAK))[:, None]).round()
+        digits, factor = _coarse_rows(fine, limit)
+        blocks.append((digits, (peak / _FINE * factor).float()))
+    weights, scale = (torch.cat(parts) for parts in zip(*blocks))
+    return QMatrix(weights, scale, planes)
+
+
+def relative_error(weight, found):
+    """|W - W'| / |W| of a float matrix and its :class:`QMatrix`; 0 for a matrix of zeros."""
+    pairs = zip(weight.split(_BLOCK_ROWS), found.weights.split(_BLOCK_ROWS), found.scale.split(_BLOCK_ROWS))
+    error = sum(float((rows.double() - digits.double() * scale.double()[:, None]).pow(2).sum()) for rows, digits, scale in pairs)
+    size = sum(float(rows.double().pow(2).sum()) for rows in weight.split(_BLOCK_ROWS))
+    return (error / size) ** 0.5 if size else 0.0
 
 
 def quantise_head(weight):
@@ -69,10 +111,15 @@ def _coarse_rows(rows, limit):
     return chosen.to(torch.int8), factor
 
 
-def quantise(checkpoint, plan=EXACT):
-    """:class:`Checkpoint` to :class:`QModel`."""
-    layers = [QLayer(**{name: quantise_matrix(value) if name in MATRICES else value for name, value in layer.items()})
-              for layer in checkpoint.layers]
+def quantise(checkpoint, plan=EXACT, planes=1):
+    """:class:`Checkpoint` to :class:`QModel`. ``planes``: digit planes of float matrices, a number, ``auto``, or a function of
+    (layer number, matrix name) that gives either."""
+    def chosen(i, name):
+        return 1 if checkpoint.ternary else planes(i, name) if callable(planes) else planes
+
+    layers = [QLayer(**{name: quantise_matrix(value, chosen(i, name)) if name in MATRICES else value
+                        for name, value in layer.items()})
+              for i, layer in enumerate(checkpoint.layers)]
     head = quantise_head(checkpoint.head)
     return QModel(checkpoint.config, checkpoint.embedding, layers, checkpoint.final_norm, head, checkpoint.name, plan,
                   None if plan.kind == "exact" else coarse_head(head, plan.planes))

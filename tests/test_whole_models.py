@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import SMALL, random_image
+from random_models import SMALL, mixed_planes, random_image
 
-from celosia.gen import fit
+from celosia.gen import checkpoint, fit, image
+from celosia.gen.assemble import assemble
 from celosia.gen.device import GoldenDevice
 from celosia.gen.model import EXACT, ModelConfig
+from celosia.gen.quantise import quantise
 from celosia.gen.verilog import accelerator
 from celosia.host.accelerator import Accelerator
 from celosia.host.image import Image
@@ -53,9 +55,14 @@ def run(device, data, tokens, chunks):
         return found, np.array(device.peek(base, image.header["cache_bytes"]))
 
 
-def check(config, model, memory, seed, n_tokens, chunks, plan=EXACT):
+def check(config, model, memory, seed, n_tokens, chunks, plan=EXACT, planes=1):
     accel = CONFIGS[config]
-    data, _, _ = random_image(model, accel, seed, 48, plan)
+    data, _, _ = random_image(model, accel, seed, 48, plan, planes)
+    same(accel, data, model, memory, seed, n_tokens, chunks)
+
+
+def same(accel, data, model, memory, seed, n_tokens, chunks):
+    """The simulated accelerator and the golden machine find the same, and leave the same cache."""
     rng = random.Random(seed)
     tokens = [rng.randrange(model.vocab_size) for _ in range(n_tokens)]
     expected, expected_cache = run(GoldenDevice(accel), data, tokens, chunks)
@@ -87,6 +94,24 @@ def test_shortlists(config, vocab, candidates, planes, memory):
     model = replace(SMALL, vocab_size=vocab, tied=False)
     plan = fit.head_plan(model, CONFIGS[config], "shortlist", candidates, planes)
     check(config, model, memory, seed=vocab, n_tokens=5, chunks=2, plan=plan)
+
+
+@pytest.mark.parametrize("memory", PRESETS)
+@pytest.mark.parametrize("config", ["tiny", "duo"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_digit_planes(config, shape, memory):
+    check(config, SHAPES[shape], memory, seed=4, n_tokens=6, chunks=2, planes=mixed_planes(4))
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4, 5, "auto"])
+def test_a_pretrained_model(tree, planes):
+    """Heads of 8 elements and an FFN of 172, on the whole accelerator."""
+    path = tree.parent / "shared" / "models" / "stories260K.bin"
+    if not path.exists():
+        pytest.skip("needs stories260K.bin of karpathy/tinyllamas")
+    loaded, accel = checkpoint.load(path), CONFIGS["tiny"]
+    assembled = assemble(quantise(loaded, planes=planes), accel, 48)
+    same(accel, image.encode(assembled.header, assembled.payload), loaded.config, "kv260", 1, n_tokens=9, chunks=3)
 
 
 @pytest.mark.parametrize("config", ["tiny", "duo"])

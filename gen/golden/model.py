@@ -18,13 +18,17 @@ __all__ = ["GoldenModel"]
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
+def _exact(matrix):
+    return ops.exact_weights(matrix.weights, (3**matrix.planes - 1) // 2)
+
+
 class GoldenModel:
     """A decoder with its KV cache.
 
     Parameters
     ----------
     model : celosia.gen.model.QModel
-        Trits, scales, gains.
+        Integer weights, scales, gains.
     rope : float32 (positions, head_dim)
         Row j holds cos and sin of position j in turn: (cos_0, sin_0, cos_1, ...). Its length is the context.
     n_slices, head_quantum : int
@@ -38,8 +42,7 @@ class GoldenModel:
         self._head_pad = -(-c.head_dim // head_quantum) * head_quantum
         self._cos, self._sin = rope[:, 0::2], rope[:, 1::2]
         self._factor = ops.number(math.log2(math.e) / math.sqrt(c.head_dim))
-        self._weights = [{name: ops.exact_weights(getattr(layer, name).trits, 1) for name in _MATRICES}
-                         for layer in model.layers]
+        self._weights = [{name: _exact(getattr(layer, name)) for name in _MATRICES} for layer in model.layers]
         self._head = ops.exact_weights(model.head.weights, 121)
         self._coarse = model.coarse and ops.exact_weights(model.coarse.weights, (3**model.plan.planes - 1) // 2)
         shape = (c.n_layers, c.n_kv_heads, self.context)

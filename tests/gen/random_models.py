@@ -1,12 +1,15 @@
 """Small random decoders, as checkpoints in memory, and images of them."""
 
+import itertools
+import random
+
 import torch
 from hypothesis import strategies as st
 
 from celosia.gen import fit, image
 from celosia.gen.assemble import assemble
 from celosia.gen.golden.model import GoldenModel
-from celosia.gen.model import EXACT, HEADS, MATRICES, Checkpoint, ModelConfig
+from celosia.gen.model import EXACT, HEADS, MATRICES, MAX_PLANES, Checkpoint, ModelConfig
 from celosia.gen.place import rope_table
 from celosia.gen.quantise import quantise
 
@@ -45,9 +48,16 @@ def head_plans(draw, config, accel):
                          draw(st.integers(1, 3)))
 
 
-def random_image(config, accel, seed=0, context=32, plan=EXACT):
+def mixed_planes(seed):
+    """1 to 5 digit planes, for each matrix of up to four layers in an order of its own."""
+    turn = itertools.cycle(random.Random(seed).sample(range(1, MAX_PLANES + 1), MAX_PLANES))
+    chosen = {(i, name): next(turn) for i in range(4) for name in MATRICES}
+    return lambda i, name: chosen[i, name]
+
+
+def random_image(config, accel, seed=0, context=32, plan=EXACT, planes=1):
     """(image bytes, Assembled, quantised model)."""
-    model = quantise(random_checkpoint(config, seed), plan)
+    model = quantise(random_checkpoint(config, seed), plan, planes)
     assembled = assemble(model, accel, context)
     return image.encode(assembled.header, assembled.payload), assembled, model
 

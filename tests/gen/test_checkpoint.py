@@ -44,7 +44,7 @@ def packed(source, target, linear_class):
         if "_proj.weight" in name:
             found = quantise_matrix(weight)
             scale = found.scale[:1]
-            tensors[name] = pack_weights(found.trits.to(torch.float32))
+            tensors[name] = pack_weights(found.weights.to(torch.float32))
             tensors[name.replace("weight", "weight_scale")] = scale if linear_class == "autobitlinear" else 1 / scale
     return changed(source, target, {"quantization_config": {"quant_method": "bitnet", "linear_class": linear_class,
                                                             "quantization_mode": "offline"}}, tensors)
@@ -55,7 +55,7 @@ def test_packed_and_master_weights_are_the_same_model(master, tmp_path, linear_c
     ours, theirs = quantise(load(master)), quantise(load(packed(master, tmp_path, linear_class)))
     for layer, other in zip(ours.layers, theirs.layers):
         for name in MATRICES:
-            assert torch.equal(getattr(layer, name).trits, getattr(other, name).trits)
+            assert torch.equal(getattr(layer, name).weights, getattr(other, name).weights)
             torch.testing.assert_close(getattr(layer, name).scale, getattr(other, name).scale, rtol=3e-7, atol=0)
     assert ours.config == theirs.config
     assert torch.equal(ours.head.weights, theirs.head.weights)
@@ -86,7 +86,7 @@ def test_unpacking_inverts_transformers_packing(n_rows, n_columns, seed):
 
 def test_absmean_rule():
     found = quantise_matrix(torch.tensor([[0.5, -0.2, 3.0], [-1.0, 0.0, 0.1]]))     # mean |W| is 0.8
-    assert found.trits.tolist() == [[1, 0, 1], [-1, 0, 0]]
+    assert found.weights.tolist() == [[1, 0, 1], [-1, 0, 0]]
     assert found.scale.tolist() == pytest.approx([0.8, 0.8], rel=1e-6)
     assert quantise_matrix(torch.zeros(2, 2)).scale[0] == pytest.approx(1e-5)
 

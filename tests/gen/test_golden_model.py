@@ -77,7 +77,7 @@ def test_random_bitnet_agrees_with_transformers(tmp_path, n_kv_heads):
     for name in [name for name in tensors if "_proj.weight" in name]:
         layer = found.layers[int(name.split(".")[2])]
         matrix = getattr(layer, name.split(".")[4].removesuffix("_proj"))
-        tensors[name] = pack_weights(matrix.trits.to(torch.float32))
+        tensors[name] = pack_weights(matrix.weights.to(torch.float32))
         tensors[name.replace("weight", "weight_scale")] = 1 / matrix.scale[:1]
     save_file(tensors, tmp_path / "model.safetensors")
     config.quantization_config = {"quant_method": "bitnet", "linear_class": "bitlinear", "quantization_mode": "offline",

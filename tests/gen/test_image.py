@@ -76,7 +76,7 @@ def test_matrices_lie_where_the_placement_says(config, accel):
     ports = [payload[matrix.address.offset + p * matrix.address.port_stride:][:matrix.address.port_bytes]
              for p in range(accel.n_ports)]
     trits = unpack_matmul(ports, 1, config.hidden_size, config.ffn_size, accel)[0]
-    assert np.array_equal(trits, model.layers[0].down.trits.numpy())
+    assert np.array_equal(trits, model.layers[0].down.weights.numpy())
 
 
 def test_same_model_same_bytes(small):
@@ -200,7 +200,7 @@ def test_pack_command_refuses_in_one_sentence(tree, tmp_path, arguments, sentenc
 
 
 def test_packer_knows_shipped_models():
-    with pytest.raises(ValueError, match="Model must be a checkpoint folder or one of demo, not 'nothing'"):
+    with pytest.raises(ValueError, match="Model must be a checkpoint or one of demo, not 'nothing'"):
         packer("nothing", "tiny")
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from celosia.hw.configs import CONFIGS
 from celosia.hw.isa import Opcode
 
-from . import checkpoint, fit, image
+from . import checkpoint, fit, image, tokenizer
 from .assemble import assemble
 from .manifest import build_manifest
 from .model import HEADS
@@ -41,11 +41,11 @@ def packer(model, config_name, context=None, progress=None):
         raise ValueError(f"Model must be a checkpoint folder or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
     assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config)), config, context, progress)
-    return _encoded(assembled)
+    return _encoded(assembled, tokenizer.find(path, loaded.config.vocab_size))
 
 
-def _encoded(assembled):
-    return image.encode(assembled.header, assembled.payload)
+def _encoded(assembled, chosen):
+    return image.encode(assembled.header | {"tokenizer": chosen.header()}, assembled.payload, chosen.data)
 
 
 @click.command()
@@ -73,11 +73,15 @@ def configs():
 @click.option("--candidates", type=int, help="Candidates of the shortlist; default: 16, or what the configuration keeps.")
 @click.option("--shortlist-planes", "planes", default=1, show_default=True,
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
-def pack(checkpoint_path, output, config_name, context, head, candidates, planes):
+@click.option("--tokenizer", "tokenizer_file", metavar="FILE", type=click.Path(), help="tokenizer.json, a sentencepiece .model or "
+              "a .bin of llama2.c; default: what the checkpoint folder has.")
+def pack(checkpoint_path, output, config_name, context, head, candidates, planes, tokenizer_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
         config = _config(config_name)
         loaded = checkpoint.load(checkpoint_path)
+        vocab_size = loaded.config.vocab_size
+        chosen = tokenizer.load(tokenizer_file, vocab_size) if tokenizer_file else tokenizer.find(checkpoint_path, vocab_size)
         model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, planes))
         with tqdm(desc="packing", unit="segment", leave=False) as bar:
             def progress(name, total):
@@ -85,11 +89,12 @@ def pack(checkpoint_path, output, config_name, context, head, candidates, planes
                 bar.update()
 
             assembled = assemble(model, config, context, progress)
-        data = _encoded(assembled)
+        data = _encoded(assembled, chosen)
         image.write(output, data)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(_table(assembled, len(data)))
+    click.echo(_tokenizer_line(chosen))
 
 
 def _table(assembled, file_bytes):
@@ -117,6 +122,11 @@ def _table(assembled, file_bytes):
         f"KV cache: {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all",
         f"decoding a token reads {beats:,} beats of {layout.accel.beat_bytes} bytes, and {attend:,.1f} more for every "
         f"position before it"])
+
+
+def _tokenizer_line(chosen):
+    template = ", with a chat template" if chosen.chat_template else ""
+    return f"tokenizer: {chosen.kind}" + (f", {len(chosen.data):,} bytes{template}" if chosen.data else "")
 
 
 def decode_beats(program, layout):

@@ -322,3 +322,46 @@ def test_layers_are_read_when_they_are_asked_for(master, tmp_path):
         found.layers[-1]
     with pytest.raises(IndexError):
         found.layers[2]
+
+
+@pytest.fixture(scope="module")
+def harmed(master, tmp_path_factory):
+    """A folder whose files a test may harm, and the whole ones."""
+    path = tmp_path_factory.mktemp("harmed")
+    return path, {name: (master / name).read_bytes() for name in ("config.json", "model.safetensors")}
+
+
+@given(st.data())
+def test_a_harmed_file_is_read_or_refused(harmed, data):
+    """Flipped, cut, or lengthened: a checkpoint or one sentence, nothing else."""
+    path, whole = harmed
+    name = data.draw(st.sampled_from(sorted(whole)))
+    raw = bytearray(whole[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.one_of(st.integers(0, len(raw) - 1), st.integers(0, min(len(raw), 2500) - 1)))
+        raw[at] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(raw) + 8)))
+    for each, kept in whole.items():
+        (path / each).write_bytes(kept)
+    (path / name).write_bytes(bytes(raw) if cut is None else bytes(raw).ljust(cut, b"\0")[:cut])
+    try:
+        list(load(path).layers)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.data())
+def test_a_config_that_lies_is_read_or_refused(harmed, data):
+    """Any value in the place of any other."""
+    path, whole = harmed
+    config = json.loads(whole["config.json"])
+    name = data.draw(st.sampled_from(sorted(config) + ["rope_scaling", "head_dim", "quantization_config", "sliding_window"]))
+    scalars = st.none() | st.booleans() | st.integers(-9, 10**20) | st.floats() | st.text(max_size=3)
+    config[name] = data.draw(scalars | st.lists(scalars, max_size=2) | st.dictionaries(
+        st.sampled_from(["rope_type", "type", "rope_theta", "quant_method", "linear_class"]), scalars | st.just("bitnet")))
+    for each, kept in whole.items():
+        (path / each).write_bytes(kept if each != "config.json" else json.dumps(config).encode())
+    try:
+        list(load(path).layers)
+    except CheckpointError as error:
+        assert "\n" not in str(error)

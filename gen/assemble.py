@@ -18,6 +18,7 @@ from .pack import matmul_beats, pack_matmul, to_planes
 from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
 from .program import Matrix, Placement, Table, compile_program
 from .quantise import HEAD_MAX
+from .tokenizer import plain
 
 __all__ = ["Assembled", "assemble", "place"]
 
@@ -76,7 +77,7 @@ def assemble(model, accel, context=None, progress=None):
     header = {
         "isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": model.name,
         "model": model.config.to_json(), "vocab": model.config.vocab_size, "context": context,
-        "tokenizer": "bytes" if model.config.vocab_size == 256 else "none", "head": asdict(model.plan),
+        "tokenizer": plain(model.config.vocab_size).header(), "head": asdict(model.plan),
         "payload_bytes": len(payload), "cache_bytes": cache_bytes,
         "cache": {"record_bytes": layout.record_bytes, "head_pad": layout.head_pad},
         "segments": segments, "programs": listed}

@@ -1,70 +1,68 @@
-"""Checkpoints in the layout of Hugging Face: a directory with config.json and safetensors.
+"""Checkpoints in the layout of Hugging Face: a directory with config.json and tensors (``gen/tensors.py``).
 
-``bitnet`` (BitNetForCausalLM): packed (uint8, four outputs a byte, ``weight_scale``) or master weights.
-``llama`` (LlamaForCausalLM): the same without sub-norms, floats (master weights where ``quant_method`` is ``bitnet``).
+    bitnet             BitNetForCausalLM: packed (uint8, four outputs a byte, ``weight_scale``) or master weights
+    llama              LlamaForCausalLM, floats (master weights where ``quant_method`` is ``bitnet``); with sub-norms
+                       ``inner_attn_ln`` and ``ffn_layernorm`` the first models of BitNet b1.58 (bitnet_b1_58-large, -3B)
+    mistral, qwen2     the same shape; a sliding window shortens the context, biases must be zeros
+
 A file ``*.bin`` is one of llama2.c: ``llama2c``.
 
 Packed form: with R = ceil(outputs / 4), byte (r, c) holds outputs r, r + R, r + 2R, r + 3R in bits 1:0, 3:2, 5:4, 7:6,
 code = trit + 1. ``BitLinear`` divides by weight_scale (it holds 1 / absmean), ``AutoBitLinear`` multiplies by it.
 
-Nothing here runs code from a checkpoint: safetensors only.
+Names, shapes and types of all tensors are checked when a checkpoint is loaded; the matrices of a layer are read, and their
+values checked, when the layer is asked for.
 """
 
-import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from . import llama2c
-from .errors import CheckpointError
 from .model import MATRICES, Checkpoint, ModelConfig, Trits
+from .tensors import CheckpointError, Tensors, read_json
 
 __all__ = ["CheckpointError", "load", "unpack_rows"]
 
+_KINDS = ("bitnet", "llama", "mistral", "qwen2")
 _PATHS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
           "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
           "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
           "attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"}
+_FIRST_PATHS = _PATHS | {"attn_sub_norm": "self_attn.inner_attn_ln", "ffn_sub_norm": "mlp.ffn_layernorm"}
+_FIRST_MARK = "model.layers.0.self_attn.inner_attn_ln.weight"
+_EMBEDDING, _HEAD, _FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+_LINEAR_CLASSES = ("bitlinear", "autobitlinear")
 
 
 def load(path):
-    """Read a checkpoint directory, or a llama2.c file ``*.bin``. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
+    """Read a checkpoint directory, or a llama2.c file ``*.bin``. Returns :class:`Checkpoint`; it and its layers raise
+    :class:`CheckpointError`."""
     path = Path(path)
     if path.suffix == ".bin" and path.is_file():
         return llama2c.load(path)
-    raw = _read_json(path / "config.json")
-    config = _model_config(raw)
-    tensors = _Tensors(path)
-    multiplies = (raw.get("quantization_config") or {}).get("linear_class", "bitlinear") == "autobitlinear"
-
-    def matrix(prefix, shape):
-        weight = tensors[prefix + ".weight"]
-        if weight.dtype != torch.uint8:
-            return tensors.floats(prefix + ".weight", shape)
-        packed_shape = (-(-shape[0] // 4), shape[1])
-        if tuple(weight.shape) != packed_shape:
-            raise CheckpointError(f"Tensor {prefix}.weight must have shape {packed_shape} (four outputs a byte), "
-                                  f"not {tuple(weight.shape)}")
-        trits = unpack_rows(weight, shape[0])
-        if trits.max() > 1:
-            raise CheckpointError(f"Tensor {prefix}.weight must hold two-bit codes 0 to 2, not 3")
-        scale = tensors.floats(prefix + ".weight_scale", None).reshape(-1)
-        if scale.numel() != 1 or not scale[0] > 0:
-            raise CheckpointError(f"Tensor {prefix}.weight_scale must be one positive number, not {scale.tolist()}")
-        return Trits(trits, scale[0] if multiplies else 1.0 / scale[0])
-
-    embedding = tensors.floats("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
-    layers = []
-    for i in range(config.n_layers):
-        prefix = f"model.layers.{i}."
-        layer = {name: matrix(prefix + _PATHS[name], config.shape(name)) for name in MATRICES}
-        layer |= {name: tensors.floats(f"{prefix}{_PATHS[name]}.weight", (size,))
-                  for name, size in config.gains().items()}
-        layers.append(layer)
-    final_norm = tensors.floats("model.norm.weight", (config.hidden_size,))
-    head = embedding if config.tied else tensors.floats("lm_head.weight", (config.vocab_size, config.hidden_size))
-    ternary = raw["model_type"] == "bitnet" or (raw.get("quantization_config") or {}).get("quant_method") == "bitnet"
+    raw = read_json(path / "config.json")
+    multiplies = _multiplies(raw)
+    _model_config(raw, sub_norms=False)         # says what is wrong before the tensors are opened
+    tensors = Tensors(path)
+    first = _FIRST_MARK in tensors
+    config = _model_config(raw, sub_norms=first or raw["model_type"] == "bitnet")
+    layers = _Layers(tensors, config, _FIRST_PATHS if first else _PATHS, multiplies)
+    shape = (config.vocab_size, config.hidden_size)
+    used = {_EMBEDDING, _FINAL_NORM, _HEAD} | layers.check()
+    tensors.require(_EMBEDDING, shape)
+    final_norm = tensors.floats(_FINAL_NORM, (config.hidden_size,))
+    _check_rest(tensors, used)
+    embedding = tensors.floats(_EMBEDDING, shape)
+    if config.tied:
+        if _HEAD in tensors and not torch.equal(tensors[_HEAD], tensors[_EMBEDDING]):
+            raise CheckpointError(f"Tensor {_HEAD} must be {_EMBEDDING}, as tie_word_embeddings of config.json says, and is not")
+        head = embedding
+    else:
+        head = tensors.floats(_HEAD, shape)
+    ternary = config.sub_norms or (raw.get("quantization_config") or {}).get("quant_method") == "bitnet"
     return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary)
 
 
@@ -74,81 +72,141 @@ def unpack_rows(packed, n_rows):
     return rows[:n_rows].to(torch.int8) - 1
 
 
-def _read_json(path):
-    try:
-        found = json.loads(path.read_text())
-    except OSError:
-        raise CheckpointError(f"A checkpoint must be a directory with a {path.name}, and {path} cannot be read") from None
-    except ValueError:
-        raise CheckpointError(f"{path.name} must be JSON, and {path} is not") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path.name} must hold a JSON object, not {type(found).__name__}")
-    return found
+class _Layers(Sequence):
+    """Layers that are read when they are indexed: {matrix: float32 tensor or :class:`Trits`, gain: float32 tensor}."""
+
+    def __init__(self, tensors, config, paths, multiplies):
+        self._tensors, self._config, self._paths, self._multiplies = tensors, config, paths, multiplies
+
+    def __len__(self):
+        return self._config.n_layers
+
+    def __getitem__(self, index):
+        i = range(len(self))[index]
+        layer = {name: self._matrix(self._name(i, name), self._config.shape(name)) for name in MATRICES}
+        return layer | {name: self._tensors.floats(self._name(i, name), (size,)) for name, size in self._config.gains().items()}
+
+    def check(self):
+        """Names of all tensors of the layers, after a look at their shapes and types."""
+        tensors, used = self._tensors, set()
+        packed = tensors.dtype(self._name(0, "q")) == torch.uint8
+        for i in range(len(self)):
+            for name in MATRICES:
+                weight, shape = self._name(i, name), self._config.shape(name)
+                if (tensors.dtype(weight) == torch.uint8) != packed:
+                    raise CheckpointError(f"Tensor {weight} must be {'packed' if packed else 'not packed'}, "
+                                          f"as {self._name(0, 'q')} is, and has type {tensors.dtype(weight)}")
+                if not packed:
+                    tensors.require(weight, shape)
+                elif tensors.shape(weight) != (-(-shape[0] // 4), shape[1]):
+                    raise CheckpointError(f"Tensor {weight} must have shape {(-(-shape[0] // 4), shape[1])} "
+                                          f"(four outputs a byte), not {tensors.shape(weight)}")
+                else:
+                    tensors.dtype(weight + "_scale")
+                used |= {weight, weight + "_scale"} if packed else {weight}
+            for name, size in self._config.gains().items():
+                tensors.require(self._name(i, name), (size,))
+                used.add(self._name(i, name))
+        return used
+
+    def _name(self, i, name):
+        return f"model.layers.{i}.{self._paths[name]}.weight"
+
+    def _matrix(self, name, shape):
+        if self._tensors.dtype(name) != torch.uint8:
+            return self._tensors.floats(name, shape)
+        trits = unpack_rows(self._tensors[name], shape[0])
+        if trits.max() > 1:
+            raise CheckpointError(f"Tensor {name} must hold two-bit codes 0 to 2, not 3")
+        scale = self._tensors.floats(name + "_scale").reshape(-1)
+        if scale.numel() != 1 or not scale[0] > 0:
+            raise CheckpointError(f"Tensor {name}_scale must be one positive number, not {scale[:4].tolist()}")
+        return Trits(trits, scale[0] if self._multiplies else 1.0 / scale[0])
 
 
-def _model_config(raw):
+def _check_rest(tensors, used):
+    """Tensors that no part of the accelerator uses must not matter."""
+    for name in sorted(set(tensors) - used):
+        if name.endswith(".bias") and name.removesuffix("bias") + "weight" in used:
+            if tensors[name].count_nonzero():
+                raise CheckpointError(f"Tensor {name} must be zeros, since the accelerator adds no biases, and is not")
+        elif not name.endswith("rotary_emb.inv_freq"):
+            raise CheckpointError(f"The checkpoint must hold the tensors of a model of its kind alone, and has {name}")
+
+
+def _multiplies(raw):
+    """Whether a packed matrix is trits times ``weight_scale``; else it is trits over it."""
+    how = raw.get("quantization_config")
+    if how is None:
+        return False
+    if not isinstance(how, dict) or how.get("quant_method") != "bitnet":
+        method = how.get("quant_method") if isinstance(how, dict) else how
+        raise CheckpointError(f"config.json: quant_method must be bitnet, not {method!r}")
+    if how.get("use_rms_norm"):
+        raise CheckpointError("config.json: use_rms_norm must be false, since the accelerator has no norm in a matrix")
+    kept = how.get("modules_to_not_convert")
+    if kept not in (None, [], ["lm_head"]):
+        raise CheckpointError(f"config.json: modules_to_not_convert must be lm_head alone, not {kept!r}")
+    linear_class = how.get("linear_class", "bitlinear")
+    if linear_class not in _LINEAR_CLASSES:
+        raise CheckpointError(f"config.json: linear_class must be {' or '.join(_LINEAR_CLASSES)}, not {linear_class!r}")
+    return linear_class == "autobitlinear"
+
+
+def _model_config(raw, sub_norms):
     kind = raw.get("model_type")
-    if kind not in ("bitnet", "llama"):
-        raise CheckpointError(f"config.json: model_type must be bitnet or llama, not {kind!r}")
+    if kind not in _KINDS:
+        raise CheckpointError(f"config.json: model_type must be one of {', '.join(_KINDS)}, not {kind!r}")
     for flag in ("attention_bias", "mlp_bias"):
         if raw.get(flag):
             raise CheckpointError(f"config.json: {flag} must be false, not {raw[flag]!r}")
-    rope = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if rope_type != "default":
-        raise CheckpointError(f"config.json: rope_type must be default, not {rope_type!r}")
+    rope, scaling = (_object(raw, name) for name in ("rope_parameters", "rope_scaling"))
+    for rope_type in (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type")):
+        if rope_type not in (None, "default"):
+            raise CheckpointError(f"config.json: rope_type must be default, not {rope_type!r}")
+    share = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    if share not in (None, 1):
+        raise CheckpointError(f"config.json: partial_rotary_factor must be 1, not {share!r}")
 
     def need(name):
         if name not in raw or raw[name] is None:
             raise CheckpointError(f"config.json must give {name}")
         return raw[name]
 
-    n_heads = need("num_attention_heads")
+    def number(name, value):
+        if not math.isfinite(float(value)):
+            raise CheckpointError(f"config.json: {name} must be a finite number, not {value!r}")
+        return float(value)
+
+    for name in ("hidden_size", "num_attention_heads"):
+        if not isinstance(need(name), int):
+            raise CheckpointError(f"config.json: {name} must be an integer, not {raw[name]!r}")
+    n_heads = raw["num_attention_heads"]
     try:
         return ModelConfig(
-            hidden_size=need("hidden_size"), ffn_size=need("intermediate_size"), n_layers=need("num_hidden_layers"),
+            hidden_size=raw["hidden_size"], ffn_size=need("intermediate_size"), n_layers=need("num_hidden_layers"),
             n_heads=n_heads, n_kv_heads=raw.get("num_key_value_heads") or n_heads,
-            head_dim=raw.get("head_dim") or need("hidden_size") // n_heads, vocab_size=need("vocab_size"),
-            max_positions=need("max_position_embeddings"), norm_eps=float(need("rms_norm_eps")),
-            rope_theta=float(rope.get("rope_theta") or need("rope_theta")), act=need("hidden_act"),
-            sub_norms=kind == "bitnet", tied=bool(raw.get("tie_word_embeddings", False)))
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // n_heads, vocab_size=need("vocab_size"),
+            max_positions=_positions(raw, kind, need("max_position_embeddings")),
+            norm_eps=number("rms_norm_eps", need("rms_norm_eps")),
+            rope_theta=number("rope_theta", rope.get("rope_theta") or need("rope_theta")), act=need("hidden_act"),
+            sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)))
     except CheckpointError:
         raise
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"config.json: {error}") from None
 
 
-class _Tensors:
-    """The tensors of all safetensors files of a directory, read when asked for."""
+def _positions(raw, kind, most):
+    """Positions at which the model computes full attention: no more than its sliding window has."""
+    window = raw.get("sliding_window")
+    if window is None or kind not in ("mistral", "qwen2") or kind == "qwen2" and not raw.get("use_sliding_window"):
+        return most
+    return min(most, window)
 
-    def __init__(self, path):
-        index = path / "model.safetensors.index.json"
-        if index.exists():
-            files = sorted(set((_read_json(index).get("weight_map") or {}).values()))
-        else:
-            files = ["model.safetensors"]
-        self._where = {}
-        for name in files:
-            file = path / Path(name).name
-            try:
-                opened = safe_open(file, framework="pt")
-            except (OSError, SafetensorError):
-                raise CheckpointError(f"{file.name} must be a safetensors file, and {file} cannot be read as one") from None
-            self._where |= {tensor: opened for tensor in opened.keys()}
 
-    def __getitem__(self, name):
-        if name not in self._where:
-            raise CheckpointError(f"The checkpoint must hold tensor {name}, and does not")
-        return self._where[name].get_tensor(name)
-
-    def floats(self, name, shape):
-        tensor = self[name]
-        if not tensor.dtype.is_floating_point:
-            raise CheckpointError(f"Tensor {name} must hold floating-point numbers, not {tensor.dtype}")
-        if shape is not None and tuple(tensor.shape) != shape:
-            raise CheckpointError(f"Tensor {name} must have shape {shape}, not {tuple(tensor.shape)}")
-        tensor = tensor.to(torch.float32)
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"Tensor {name} must hold finite numbers, and does not")
-        return tensor
+def _object(raw, name):
+    found = raw.get(name) or {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"config.json: {name} must be a JSON object, not {found!r}")
+    return found

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from celosia.hw.configs import CONFIGS
 from celosia.hw.isa import Opcode
 
-from . import checkpoint, fit, image
+from . import checkpoint, fit, image, tokenizer
 from .assemble import assemble
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
@@ -41,11 +41,11 @@ def packer(model, config_name, context=None, progress=None):
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
     assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, progress)
-    return _encoded(assembled)
+    return _encoded(assembled, tokenizer.find(path, loaded.config.vocab_size))
 
 
-def _encoded(assembled):
-    return image.encode(assembled.header, assembled.payload)
+def _encoded(assembled, chosen):
+    return image.encode(assembled.header | {"tokenizer": chosen.header()}, assembled.payload, chosen.data)
 
 
 @click.command()
@@ -76,11 +76,15 @@ def configs():
               f"relative error within {100 * AUTO_ERROR:g} %. Ternary matrices stay ternary.")
 @click.option("--shortlist-planes", default=1, show_default=True,
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
-def pack(checkpoint_path, output, config_name, context, head, candidates, planes, shortlist_planes):
+@click.option("--tokenizer", "tokenizer_file", metavar="FILE", type=click.Path(), help="tokenizer.json, a sentencepiece .model or "
+              "a .bin of llama2.c; default: what the checkpoint folder has.")
+def pack(checkpoint_path, output, config_name, context, head, candidates, planes, shortlist_planes, tokenizer_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
         config = _config(config_name)
         loaded = checkpoint.load(checkpoint_path)
+        vocab_size = loaded.config.vocab_size
+        chosen = tokenizer.load(tokenizer_file, vocab_size) if tokenizer_file else tokenizer.find(checkpoint_path, vocab_size)
         model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, shortlist_planes),
                          planes if planes == "auto" else int(planes))
         with tqdm(desc="packing", unit="segment", leave=False) as bar:
@@ -89,11 +93,12 @@ def pack(checkpoint_path, output, config_name, context, head, candidates, planes
                 bar.update()
 
             assembled = assemble(model, config, context, progress)
-        data = _encoded(assembled)
+        data = _encoded(assembled, chosen)
         image.write(output, data)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(_table(assembled, len(data)))
+    click.echo(_tokenizer_line(chosen))
 
 
 def _table(assembled, file_bytes):
@@ -121,6 +126,11 @@ def _table(assembled, file_bytes):
         f"KV cache: {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all",
         f"decoding a token reads {beats:,} beats of {layout.accel.beat_bytes} bytes, and {attend:,.1f} more for every "
         f"position before it"])
+
+
+def _tokenizer_line(chosen):
+    template = ", with a chat template" if chosen.chat_template else ""
+    return f"tokenizer: {chosen.kind}" + (f", {len(chosen.data):,} bytes{template}" if chosen.data else "")
 
 
 def decode_beats(program, layout):

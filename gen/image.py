@@ -7,6 +7,7 @@
     16      n      header: JSON, keys sorted, no blanks, UTF-8
     ...            zeros up to a multiple of 4096
     ...     m      payload: the model window (``payload_bytes`` of the header)
+    ...     t      the tokenizer's file (``tokenizer.bytes`` of the header)
     end-32  32     SHA-256 of all bytes before
 
 ``docs/image.md`` describes the header. The same model and configuration give the same bytes.
@@ -32,13 +33,15 @@ class ImageError(ValueError):
     """An image that cannot be used; the message is one sentence."""
 
 
-def encode(header, payload):
-    """The bytes of an image file."""
+def encode(header, payload, tokenizer=b""):
+    """The bytes of an image file. ``tokenizer``: the file that the header says it has."""
     if header["payload_bytes"] != len(payload):
         raise ValueError(f"Header payload_bytes must be the payload's {len(payload)}, not {header['payload_bytes']}")
+    if header["tokenizer"]["bytes"] != len(tokenizer):
+        raise ValueError(f"Header tokenizer.bytes must be the tokenizer's {len(tokenizer)}, not {header['tokenizer']['bytes']}")
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     front = _START.pack(MAGIC, FORMAT_VERSION, len(text)) + text
-    body = front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0") + bytes(payload)
+    body = front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0") + bytes(payload) + bytes(tokenizer)
     return body + hashlib.sha256(body).digest()
 
 
@@ -54,14 +57,15 @@ def parse(data):
         raise ImageError(f"The image is truncated: it has {len(data)} bytes and its header alone takes {start}")
     try:
         header = json.loads(data[_START.size:_START.size + header_bytes])
-        size = start + header["payload_bytes"] + _DIGEST_BYTES
+        end = start + header["payload_bytes"]
+        size = end + header["tokenizer"]["bytes"] + _DIGEST_BYTES
     except (ValueError, KeyError, TypeError):
         raise ImageError("The image is corrupted: its header cannot be read") from None
     if len(data) < size:
         raise ImageError(f"The image is truncated: it must have {size} bytes, not {len(data)}")
     if len(data) > size or hashlib.sha256(data[:-_DIGEST_BYTES]).digest() != data[-_DIGEST_BYTES:]:
         raise ImageError("The image is corrupted: its digest does not match its contents")
-    return header, data[start:-_DIGEST_BYTES]
+    return header, data[start:end]
 
 
 def write(path, data):

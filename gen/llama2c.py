@@ -18,8 +18,8 @@ import zipfile
 import numpy as np
 import torch
 
-from .errors import CheckpointError
 from .model import Checkpoint, ModelConfig
+from .tensors import CheckpointError
 
 __all__ = ["load", "tensor_shapes"]
 

@@ -18,6 +18,7 @@ from .assemble import place, split_rows
 from .pack import ZERO_BYTE
 from .place import ALIGN_BYTES, ROWS_BYTES, Layout, apart, pad_to, rope_table
 from .program import compile_program
+from .tokenizer import Tokenizer
 
 __all__ = ["EMBEDDING_ROWS", "Synthetic", "fill_cache", "synthetic"]
 
@@ -64,7 +65,8 @@ def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1):
         listed[key] = {"offset": size, "count": len(text) // DESCRIPTOR_BYTES}
         size += pad_to(len(text), ALIGN_BYTES)
     header = {"isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": name,
-              "model": model.to_json(), "vocab": EMBEDDING_ROWS, "context": context, "tokenizer": "none", "head": asdict(plan),
+              "model": model.to_json(), "vocab": EMBEDDING_ROWS, "context": context, "tokenizer": Tokenizer("none").header(),
+              "head": asdict(plan),
               "payload_bytes": len(payload), "cache_bytes": cache_bytes, "programs": listed}
     return Synthetic(header, payload, placement, programs, read_bytes)
 

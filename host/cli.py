@@ -14,6 +14,7 @@ from .tokens import tokenizer_of
 
 __all__ = ["main"]
 
+_PROMPT = "My fellow citizens, "
 _SAID_AS_ONE_SENTENCE = (CelosiaError, ValueError, LookupError, MemoryError, FileNotFoundError, TimeoutError, RuntimeError)
 
 
@@ -62,7 +63,9 @@ def _device_options(backend, config, memory, seed):
 @click.option("--config", default="tiny", show_default=True, help="Configuration of the accelerator.")
 @click.option("--backend", type=click.Choice(["sim", "golden"]), default="sim", show_default=True,
               help="What computes: the simulated accelerator or the golden machine.")
-@click.option("--prompt", default="My fellow citizens, ", show_default=True, help="Text to continue.")
+@click.option("--prompt", help=f"Text to continue; default: {_PROMPT!r}.")
+@click.option("--prompt-ids", metavar="1,5,9", help="Token ids to continue, instead of a text.")
+@click.option("--chat", is_flag=True, help="Ask the prompt as a question, by the chat template of the image.")
 @click.option("-n", "--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Tokens to generate.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Keep so many candidates.")
@@ -73,11 +76,12 @@ def _device_options(backend, config, memory, seed):
 @click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")
 @click.option("--check", is_flag=True, help="Compare every step's candidates with the golden machine, bit for bit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def run(model, config, backend, prompt, new_tokens, temperature, top_k, top_p, seed, chunk, memory, check, as_json):
+def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, memory, check,
+        as_json):
     """Continue a text, token by token."""
     image = image_of(model, config)
-    tokenizer = tokenizer_of(image.header)
-    prompt_tokens = tokenizer.encode(prompt)
+    tokenizer = tokenizer_of(image)
+    prompt_tokens, shown_prompt = _prompt_tokens(tokenizer, image.header["vocab"], prompt, prompt_ids, chat)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     if check and backend == "golden":
         raise click.UsageError("--check compares with the golden machine; choose --backend sim")
@@ -85,21 +89,23 @@ def run(model, config, backend, prompt, new_tokens, temperature, top_k, top_p, s
     with Accelerator.open(backend, **_device_options(backend, config, memory, seed)) as accel:
         accel.load(image)
         tokens, steps = [], []
-        show = tokenizer.stream()
+        show = tokenizer.stream(prompt_tokens)
         if not as_json:
-            click.echo(prompt, nl=False)
+            click.echo(shown_prompt, nl=False)
         for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, **sampling):
             tokens.append(token)
             if not as_json:
                 click.echo(show(token), nl=False)
                 sys.stdout.flush()
+            if token in tokenizer.stop:
+                break
         stats = accel.stats
     if not as_json:
         click.echo("\n")
 
     result = {
         "backend": backend, "config": config, "prompt_tokens": stats.prompt_tokens, "tokens": tokens,
-        "text": tokenizer.decode(tokens), "cycles": stats.cycles, "prefill_cycles": stats.prefill_cycles,
+        "text": tokenizer.continuation(prompt_tokens, tokens), "cycles": stats.cycles, "prefill_cycles": stats.prefill_cycles,
         "clock_mhz": stats.clock_mhz, "cycles_per_token": _finite(stats.cycles_per_token),
         "tokens_per_s": _finite(stats.tokens_per_s), "counters": stats.counters,
     }
@@ -111,6 +117,24 @@ def run(model, config, backend, prompt, new_tokens, temperature, top_k, top_p, s
         _summary(result, stats)
     if check and not result["identical_to_golden"]:
         raise click.ClickException("The simulated accelerator must compute what the golden machine computes, and did not.")
+
+
+def _prompt_tokens(tokenizer, vocab_size, prompt, prompt_ids, chat):
+    """(token ids, text to show) of what the options ask for."""
+    if prompt_ids is not None:
+        if prompt is not None or chat:
+            raise click.UsageError("--prompt-ids stands alone; leave out --prompt and --chat")
+        try:
+            tokens = [int(word) for word in prompt_ids.split(",")]
+        except ValueError:
+            raise ValueError(f"--prompt-ids must be token ids with commas between, such as 1,5,9, not {prompt_ids!r}") from None
+        if not all(0 <= token < vocab_size for token in tokens):
+            raise ValueError(f"--prompt-ids must be tokens 0 to {vocab_size - 1}, not {prompt_ids}")
+        return tokens, tokenizer.decode(tokens)
+    prompt = _PROMPT if prompt is None else prompt
+    if chat:
+        return tokenizer.chat([{"role": "user", "content": prompt}]), prompt + "\n"
+    return tokenizer.encode(prompt), prompt
 
 
 def _same_as_golden(image, config, prompt_tokens, tokens, steps, quiet):

@@ -83,7 +83,7 @@ def _refusal(accel):
 
 
 def _generate(state):
-    tokenizer = tokenizer_of(state["image"].header)
+    tokenizer = tokenizer_of(state["image"])
     state["tokens"] = list(state["accel"].generate(tokenizer.encode(_PROMPT), _NEW_TOKENS))
     stats = state["accel"].stats
     return f"{tokenizer.decode(state['tokens'])!r}, {stats.cycles_per_token:,.0f} cycles a token"
@@ -92,6 +92,6 @@ def _generate(state):
 def _compare(state, config):
     with Accelerator.open("golden", config=config) as golden:
         golden.load(state["image"])
-        expected = list(golden.generate(tokenizer_of(state["image"].header).encode(_PROMPT), _NEW_TOKENS))
+        expected = list(golden.generate(tokenizer_of(state["image"]).encode(_PROMPT), _NEW_TOKENS))
     if expected != state["tokens"]:
         raise CelosiaError(f"Tokens must be {expected}, not {state['tokens']}")

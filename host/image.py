@@ -1,7 +1,7 @@
 """Reading a model image: the header, and the bytes that go into the accelerator's memory.
 
     "CELOSIA\\0" | format version, header bytes (uint32 each, little endian) | JSON header | zeros to 4096 |
-    payload (the model window) | SHA-256 of all bytes before
+    payload (the model window) | tokenizer's file | SHA-256 of all bytes before
 """
 
 import hashlib
@@ -34,10 +34,12 @@ class Image:
         uint8, the model window.
     digest : str
         SHA-256 of the image, hexadecimal.
+    tokenizer : bytes
+        The tokenizer's file; empty where there is none.
     """
 
-    def __init__(self, header, payload, digest):
-        self.header, self.payload, self.digest = header, payload, digest
+    def __init__(self, header, payload, digest, tokenizer=b""):
+        self.header, self.payload, self.digest, self.tokenizer = header, payload, digest, tokenizer
 
     @classmethod
     def open(cls, source):
@@ -56,7 +58,8 @@ class Image:
         start = -(-(_START.size + header_bytes) // _PAGE_BYTES) * _PAGE_BYTES
         try:
             header = json.loads(data[_START.size:_START.size + header_bytes])
-            size = start + header["payload_bytes"] + _DIGEST_BYTES
+            end = start + header["payload_bytes"]
+            size = end + header["tokenizer"]["bytes"] + _DIGEST_BYTES
         except (ValueError, KeyError, TypeError):
             what = "truncated" if len(data) < start else "corrupted"
             raise ValueError(f"Header of {name} must be JSON: the file is {what}") from None
@@ -70,7 +73,7 @@ class Image:
         if missing:
             raise ValueError(f"Header of {name} must have {', '.join(missing)}")
         payload = np.frombuffer(data, np.uint8, header["payload_bytes"], start)
-        return cls(header, payload, digest.hexdigest())
+        return cls(header, payload, digest.hexdigest(), data[end:-_DIGEST_BYTES])
 
     def check(self, *, config, digest, isa_version):
         """ValueError unless the image was packed for this configuration and instruction set."""

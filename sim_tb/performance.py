@@ -48,7 +48,7 @@ def measure(config, image, prompt=_PROMPT, n_tokens=_TOKENS):
     steps = []
     with Accelerator.open("sim", config=config) as accel:
         accel.load(image)
-        candidates = accel.prefill(tokenizer_of(image.header).encode(prompt))
+        candidates = accel.prefill(tokenizer_of(image).encode(prompt))
         prefill = {"tokens": accel.stats.prompt_tokens, "cycles": accel.stats.prefill_cycles}
         for _ in range(n_tokens):
             before = dict(accel.stats.counters)

@@ -14,7 +14,7 @@ HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config"
 MAY = {
     "hw": {"amaranth", "celosia.hw"},
     "gen": {"celosia.hw", "celosia.gen", "amaranth", "torch", "numpy", "transformers", "safetensors", "huggingface_hub",
-            "tqdm", "jinja2", "click"},
+            "tqdm", "jinja2", "click", "tokenizers", "sentencepiece"},
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},
     "host/kv260.py": {"celosia.host", "numpy", "click", "pynq"},

@@ -313,4 +313,5 @@ def _read_image(data):
     if magic != b"CELOSIA\0" or version != 1 or hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise ValueError("The image must be a whole Celosia image of format version 1: pack the model again")
     start = -(-(16 + size) // 4096) * 4096
-    return json.loads(data[16:16 + size]), np.frombuffer(data, np.uint8)[start:-32].copy()
+    header = json.loads(data[16:16 + size])
+    return header, np.frombuffer(data, np.uint8)[start:start + header["payload_bytes"]].copy()

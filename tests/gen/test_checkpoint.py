@@ -105,46 +105,263 @@ def test_scale_one_over_absmean(master, tmp_path):
 
 
 NAME = "model.layers.1.mlp.up_proj"
+KINDS = "bitnet, llama, mistral, qwen2"
 BAD = [
-    ({"model_type": "gpt2"}, {}, "config.json: model_type must be bitnet or llama, not 'gpt2'"),
+    ({"model_type": "gpt2"}, {}, f"config.json: model_type must be one of {KINDS}, not 'gpt2'"),
+    ({"model_type": ["llama"]}, {}, f"config.json: model_type must be one of {KINDS}, not ['llama']"),
     ({"hidden_size": None}, {}, "config.json must give hidden_size"),
+    ({"hidden_size": "24"}, {}, "config.json: hidden_size must be an integer, not '24'"),
+    ({"num_hidden_layers": 10**9}, {}, "The checkpoint must hold tensor model.layers.2.self_attn.q_proj.weight, and does not"),
+    ({"rms_norm_eps": float("inf")}, {}, "config.json: rms_norm_eps must be a finite number, not inf"),
     ({"attention_bias": True}, {}, "config.json: attention_bias must be false, not True"),
     ({"num_attention_heads": 3}, {}, "config.json: Model n_heads must be a multiple of the 2 KV heads, not 3"),
     ({"hidden_act": "gelu"}, {}, "config.json: Model act must be one of relu2, silu, not 'gelu'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, {}, "config.json: rope_type must be default, not 'yarn'"),
+    ({"rope_scaling": {"type": "linear", "factor": 2}}, {}, "config.json: rope_type must be default, not 'linear'"),
+    ({"rope_scaling": 2.0}, {}, "config.json: rope_scaling must be a JSON object, not 2.0"),
+    ({"partial_rotary_factor": 0.5}, {}, "config.json: partial_rotary_factor must be 1, not 0.5"),
+    ({"quantization_config": {"quant_method": "gptq"}}, {}, "config.json: quant_method must be bitnet, not 'gptq'"),
+    ({"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True}}, {},
+     "config.json: use_rms_norm must be false, since the accelerator has no norm in a matrix"),
+    ({"quantization_config": {"quant_method": "bitnet", "linear_class": "other"}}, {},
+     "config.json: linear_class must be bitlinear or autobitlinear, not 'other'"),
+    ({"quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": ["o_proj"]}}, {},
+     "config.json: modules_to_not_convert must be lm_head alone, not ['o_proj']"),
     ({}, {f"{NAME}.weight": None}, f"The checkpoint must hold tensor {NAME}.weight, and does not"),
     ({}, {f"{NAME}.weight": torch.zeros(40, 23)}, f"Tensor {NAME}.weight must have shape (40, 24), not (40, 23)"),
     ({}, {f"{NAME}.weight": torch.zeros(40, 24, dtype=torch.int32)},
      f"Tensor {NAME}.weight must hold floating-point numbers, not torch.int32"),
-    ({}, {"model.norm.weight": torch.full((24,), float("nan"))}, "Tensor model.norm.weight must hold finite numbers, and does not"),
-    ({}, {f"{NAME}.weight": torch.zeros(9, 24, dtype=torch.uint8)},
-     f"Tensor {NAME}.weight must have shape (10, 24) (four outputs a byte), not (9, 24)"),
-    ({}, {f"{NAME}.weight": torch.full((10, 24), 255, dtype=torch.uint8)},
-     f"Tensor {NAME}.weight must hold two-bit codes 0 to 2, not 3"),
+    ({}, {f"{NAME}.weight": torch.zeros(40, 24, dtype=torch.float8_e4m3fn)},
+     f"Tensor {NAME}.weight must hold floating-point numbers, not F8_E4M3"),
+    ({}, {f"{NAME}.weight": torch.full((40, 24), float("-inf"))}, f"Tensor {NAME}.weight must hold finite numbers, and does not"),
     ({}, {f"{NAME}.weight": torch.zeros(10, 24, dtype=torch.uint8)},
-     f"The checkpoint must hold tensor {NAME}.weight_scale, and does not"),
-    ({}, {f"{NAME}.weight": torch.zeros(10, 24, dtype=torch.uint8), f"{NAME}.weight_scale": torch.zeros(1)},
-     f"Tensor {NAME}.weight_scale must be one positive number, not [0.0]"),
+     f"Tensor {NAME}.weight must be not packed, as model.layers.0.self_attn.q_proj.weight is, and has type torch.uint8"),
+    ({}, {f"{NAME}.bias": torch.ones(40)}, f"Tensor {NAME}.bias must be zeros, since the accelerator adds no biases, and is not"),
+    ({}, {"model.layers.0.self_attn.q_norm.weight": torch.ones(6)},
+     "The checkpoint must hold the tensors of a model of its kind alone, and has model.layers.0.self_attn.q_norm.weight"),
+    ({"tie_word_embeddings": True}, {"lm_head.weight": torch.zeros(30, 24)},
+     "Tensor lm_head.weight must be model.embed_tokens.weight, as tie_word_embeddings of config.json says, and is not"),
+    ({}, {"model.norm.weight": torch.full((24,), float("nan"))}, "Tensor model.norm.weight must hold finite numbers, and does not"),
+]
+BAD_PACKED = [
+    ({f"{NAME}.weight": torch.zeros(9, 24, dtype=torch.uint8)},
+     f"Tensor {NAME}.weight must have shape (10, 24) (four outputs a byte), not (9, 24)"),
+    ({f"{NAME}.weight": torch.full((10, 24), 255, dtype=torch.uint8)},
+     f"Tensor {NAME}.weight must hold two-bit codes 0 to 2, not 3"),
+    ({f"{NAME}.weight": torch.zeros(40, 24)},
+     f"Tensor {NAME}.weight must be packed, as model.layers.0.self_attn.q_proj.weight is, and has type torch.float32"),
+    ({f"{NAME}.weight_scale": None}, f"The checkpoint must hold tensor {NAME}.weight_scale, and does not"),
+    ({f"{NAME}.weight_scale": torch.zeros(1)}, f"Tensor {NAME}.weight_scale must be one positive number, not [0.0]"),
+    ({f"{NAME}.weight_scale": torch.ones(2)}, f"Tensor {NAME}.weight_scale must be one positive number, not [1.0, 1.0]"),
 ]
 
 
 @pytest.mark.parametrize("config, tensors, sentence", BAD, ids=[case[2] for case in BAD])
 def test_one_sentence_for_what_cannot_be_used(master, tmp_path, config, tensors, sentence):
     with pytest.raises(CheckpointError) as error:
-        load(changed(master, tmp_path, config, tensors))
+        list(load(changed(master, tmp_path, config, tensors)).layers)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("tensors, sentence", BAD_PACKED, ids=[case[1] for case in BAD_PACKED])
+def test_one_sentence_for_what_is_packed_wrongly(master, tmp_path, tensors, sentence):
+    (tmp_path / "whole").mkdir()
+    source = packed(master, tmp_path / "whole", "bitlinear")
+    with pytest.raises(CheckpointError) as error:
+        list(load(changed(source, tmp_path, {}, tensors)).layers)
+    assert str(error.value) == sentence
+
+
+def same(one, other):
+    """Whether two checkpoints hold the same tensors."""
+    assert one.config == other.config and len(one.layers) == len(other.layers)
+    assert torch.equal(one.embedding, other.embedding) and torch.equal(one.head, other.head)
+    for layer, twin in zip(one.layers, other.layers):
+        assert layer.keys() == twin.keys() and all(torch.equal(layer[name], twin[name]) for name in layer)
+
+
+def test_shards_are_the_single_file(master, tmp_path):
+    from transformers import BitNetForCausalLM
+    BitNetForCausalLM.from_pretrained(master).save_pretrained(tmp_path, max_shard_size="6KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2 and not (tmp_path / "model.safetensors").exists()
+    same(load(tmp_path), load(master))
+
+
+@pytest.mark.parametrize("weight_map, sentence", [
+    ({}, "model.safetensors.index.json must give weight_map, the file of every tensor"),
+    ({"a": 3}, "model.safetensors.index.json must name a file beside it for tensor a, not 3"),
+    ({"a": "../model.safetensors"}, "model.safetensors.index.json must name a file beside it for tensor a, "
+                                    "not '../model.safetensors'"),
+    ({"a": "model.safetensors"}, "model.safetensors must hold tensor a, as model.safetensors.index.json says, and does not"),
+])
+def test_an_index_that_lies(master, tmp_path, weight_map, sentence):
+    changed(master, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path)
+    assert str(error.value) == sentence
+
+
+def test_a_shard_that_is_missing(master, tmp_path):
+    changed(master, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(CheckpointError, match="^gone.safetensors must be a safetensors file, and .* cannot be read as one$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_tensors_alone_is_read(master, tmp_path, zipped):
+    (tmp_path / "config.json").write_bytes((master / "config.json").read_bytes())
+    torch.save(load_file(master / "model.safetensors"), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    same(load(tmp_path), load(master))
+
+
+class Harm:
+    """A pickle of it creates a folder when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import os
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_code_of_a_pickle_runs(master, tmp_path, zipped):
+    (tmp_path / "config.json").write_bytes((master / "config.json").read_bytes())
+    found = load_file(master / "model.safetensors") | {"harm": Harm(tmp_path / "harmed")}
+    torch.save(found, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="^pytorch_model.bin must be a pickle of nothing but tensors"):
+        load(tmp_path)
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_files_that_are_no_checkpoint(master, tmp_path):
     with pytest.raises(CheckpointError, match="^A checkpoint must be a directory with a config.json"):
         load(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="^config.json must be JSON"):
-        load(tmp_path)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match="^config.json must be JSON"):
+            load(tmp_path)
     (tmp_path / "config.json").write_bytes((master / "config.json").read_bytes())
-    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle is never opened")
-    with pytest.raises(CheckpointError, match="^model.safetensors must be a safetensors file"):
+    with pytest.raises(CheckpointError, match="^A checkpoint must hold model.safetensors, model.safetensors.index.json or "):
         load(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes((master / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="^model.safetensors must be a safetensors file"):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    with pytest.raises(CheckpointError, match="^pytorch_model.bin must be a pickle of nothing but tensors"):
         load(tmp_path)
+    whole = (master / "model.safetensors").read_bytes()
+    for size in (0, 7, 100, len(whole) - 100):
+        (tmp_path / "model.safetensors").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match="^model.safetensors must be a safetensors file"):
+            load(tmp_path)
+
+
+def test_bfloat16_masters_are_quantised_as_transformers_does_online(master, tmp_path):
+    from transformers.integrations.bitnet import WeightQuant
+    tensors = {name: t.to(torch.bfloat16) for name, t in load_file(master / "model.safetensors").items()}
+    how = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+    found = load(changed(master, tmp_path, {"quantization_config": how}, tensors))
+    for layer in found.layers:
+        for name in MATRICES:
+            ours = quantise_matrix(layer[name])
+            theirs = WeightQuant.apply(layer[name])
+            assert torch.equal(ours.trits.float(), theirs.sign())
+            torch.testing.assert_close(ours.trits * ours.scale[:, None], theirs, rtol=3e-7, atol=0)
+
+
+def test_the_first_bitnets_name_their_sub_norms_otherwise(master, tmp_path):
+    names = {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
+    tensors = load_file(master / "model.safetensors")
+    renamed = dict.fromkeys(tensors)
+    for name, tensor in tensors.items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        renamed[name] = tensor
+    changed(master, tmp_path, {"model_type": "llama", "hidden_act": "silu", "architectures": ["BitnetForCausalLM"],
+                               "weight_bits": 1, "input_bits": 8}, renamed)
+    found = load(tmp_path)
+    assert found.config.sub_norms and found.config.act == "silu"
+    for layer, twin in zip(found.layers, load(master).layers):
+        assert all(torch.equal(layer[name], twin[name]) for name in twin)
+
+
+def test_a_tied_head_that_is_stored_too(master, tmp_path):
+    embedding = load_file(master / "model.safetensors")["model.embed_tokens.weight"]
+    found = load(changed(master, tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": embedding.clone()}))
+    assert found.config.tied and torch.equal(found.head, embedding)
+
+
+def test_qwen2_without_its_biases(tmp_path):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    torch.manual_seed(4)
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=20))
+    for layer in model.model.layers:
+        for each in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            torch.nn.init.zeros_(each.bias)
+    model.save_pretrained(tmp_path)
+    found = load(tmp_path)
+    assert found.config.max_positions == 20 and found.config.act == "silu" and not found.config.sub_norms
+    torch.nn.init.ones_(model.model.layers[1].self_attn.k_proj.bias)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="^Tensor model.layers.1.self_attn.k_proj.bias must be zeros"):
+        load(tmp_path)
+
+
+def test_mistral_is_a_llama_with_a_window(tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+    MistralForCausalLM(MistralConfig(**SIZES, head_dim=8, sliding_window=16)).save_pretrained(tmp_path)
+    found = load(tmp_path)
+    assert found.config.max_positions == 16 and found.config.head_dim == 8
+
+
+def test_layers_are_read_when_they_are_asked_for(master, tmp_path):
+    found = load(changed(master, tmp_path, {}, {f"{NAME}.weight": torch.full((40, 24), float("nan"))}))
+    assert len(found.layers) == 2 and found.layers[0]["up"].shape == (40, 24)
+    with pytest.raises(CheckpointError, match=f"^Tensor {NAME}.weight must hold finite numbers"):
+        found.layers[-1]
+    with pytest.raises(IndexError):
+        found.layers[2]
+
+
+@pytest.fixture(scope="module")
+def harmed(master, tmp_path_factory):
+    """A folder whose files a test may harm, and the whole ones."""
+    path = tmp_path_factory.mktemp("harmed")
+    return path, {name: (master / name).read_bytes() for name in ("config.json", "model.safetensors")}
+
+
+@given(st.data())
+def test_a_harmed_file_is_read_or_refused(harmed, data):
+    """Flipped, cut, or lengthened: a checkpoint or one sentence, nothing else."""
+    path, whole = harmed
+    name = data.draw(st.sampled_from(sorted(whole)))
+    raw = bytearray(whole[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.one_of(st.integers(0, len(raw) - 1), st.integers(0, min(len(raw), 2500) - 1)))
+        raw[at] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(raw) + 8)))
+    for each, kept in whole.items():
+        (path / each).write_bytes(kept)
+    (path / name).write_bytes(bytes(raw) if cut is None else bytes(raw).ljust(cut, b"\0")[:cut])
+    try:
+        list(load(path).layers)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.data())
+def test_a_config_that_lies_is_read_or_refused(harmed, data):
+    """Any value in the place of any other."""
+    path, whole = harmed
+    config = json.loads(whole["config.json"])
+    name = data.draw(st.sampled_from(sorted(config) + ["rope_scaling", "head_dim", "quantization_config", "sliding_window"]))
+    scalars = st.none() | st.booleans() | st.integers(-9, 10**20) | st.floats() | st.text(max_size=3)
+    config[name] = data.draw(scalars | st.lists(scalars, max_size=2) | st.dictionaries(
+        st.sampled_from(["rope_type", "type", "rope_theta", "quant_method", "linear_class"]), scalars | st.just("bitnet")))
+    for each, kept in whole.items():
+        (path / each).write_bytes(kept if each != "config.json" else json.dumps(config).encode())
+    try:
+        list(load(path).layers)
+    except CheckpointError as error:
+        assert "\n" not in str(error)

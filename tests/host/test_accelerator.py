@@ -12,7 +12,7 @@ PROGRAMS = {"prefill": {"offset": 0, "count": 10}, "decode": {"offset": 640, "co
 def image(device, **changes):
     manifest = device.manifest
     header = {"config": "tiny", "config_digest": manifest["digest"], "isa_version": manifest["isa_version"], "vocab": 256,
-              "context": 20, "cache_bytes": 4096, "programs": PROGRAMS, "tokenizer": "bytes", **changes}
+              "context": 20, "cache_bytes": 4096, "programs": PROGRAMS, "tokenizer": {"kind": "bytes", "bytes": 0}, **changes}
     return Image(header, np.arange(5000, dtype=np.uint8), "")
 
 

@@ -1,0 +1,174 @@
+"""The tensors of a checkpoint folder, read one at a time.
+
+    model.safetensors                 or shards that model.safetensors.index.json names
+    pytorch_model.bin                 or shards that pytorch_model.bin.index.json names: pickles, read only as
+                                      ``torch.load(weights_only=True)`` reads them, so that none of their code runs
+
+The first of these that is there is read. Safetensors come first.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+__all__ = ["CheckpointError", "Tensors", "read_json"]
+
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8,
+           "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool}
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one sentence."""
+
+
+def read_json(path):
+    """The JSON object of a file; raises :class:`CheckpointError`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise CheckpointError(f"A checkpoint must be a directory with a {path.name}, and {path} cannot be read") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path.name} must be JSON, and {path} is not") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path.name} must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
+class Tensors:
+    """Names, shapes and types of all tensors of a folder; their values when asked for.
+
+    All that is wrong is a :class:`CheckpointError` that names the tensor and what was expected of it.
+    """
+
+    def __init__(self, path):
+        self._where = _found(Path(path))
+
+    def __contains__(self, name):
+        return name in self._where
+
+    def __iter__(self):
+        return iter(self._where)
+
+    def __getitem__(self, name):
+        """The tensor as it is stored."""
+        try:
+            return self._entry(name).read(name)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"Tensor {name} must be readable, and is not: {error}") from None
+
+    def shape(self, name):
+        """Tuple of ints, without reading the tensor."""
+        return self._entry(name).shape(name)
+
+    def dtype(self, name):
+        """torch.dtype, or a word where torch has none, without reading the tensor."""
+        return self._entry(name).dtype(name)
+
+    def require(self, name, shape):
+        """Check that the tensor is there with this shape."""
+        if self.shape(name) != shape:
+            raise CheckpointError(f"Tensor {name} must have shape {shape}, not {self.shape(name)}")
+
+    def floats(self, name, shape=None):
+        """The tensor in float32; it must be of floating point, finite, and of ``shape`` where one is given."""
+        if self.dtype(name) not in _FLOATS:
+            raise CheckpointError(f"Tensor {name} must hold floating-point numbers, not {self.dtype(name)}")
+        if shape is not None:
+            self.require(name, shape)
+        tensor = self[name].to(torch.float32)
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"Tensor {name} must hold finite numbers, and does not")
+        return tensor
+
+    def _entry(self, name):
+        if name not in self._where:
+            raise CheckpointError(f"The checkpoint must hold tensor {name}, and does not")
+        return self._where[name]
+
+
+class _Safetensors:
+    """One safetensors file, mapped into memory."""
+
+    def __init__(self, file):
+        try:
+            self._opened = safe_open(file, framework="pt")
+        except (OSError, SafetensorError):
+            raise CheckpointError(f"{file.name} must be a safetensors file, and {file} cannot be read as one") from None
+
+    def names(self):
+        return self._opened.keys()
+
+    def shape(self, name):
+        return tuple(self._opened.get_slice(name).get_shape())
+
+    def dtype(self, name):
+        word = self._opened.get_slice(name).get_dtype()
+        return _DTYPES.get(word, word)
+
+    def read(self, name):
+        return self._opened.get_tensor(name)
+
+
+class _Pickle:
+    """One pickle of tensors; mapped into memory where it is a zip file."""
+
+    def __init__(self, file):
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        except Exception:       # a damaged pickle raises anything
+            found = None
+        if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+                                                  for name, tensor in found.items()):
+            raise CheckpointError(f"{file.name} must be a pickle of nothing but tensors, which torch.load(weights_only=True) "
+                                  f"reads, and {file} is not: save the model as safetensors")
+        self._found = found
+
+    def names(self):
+        return self._found.keys()
+
+    def shape(self, name):
+        return tuple(self._found[name].shape)
+
+    def dtype(self, name):
+        return self._found[name].dtype
+
+    def read(self, name):
+        return self._found[name]
+
+
+def _open(file):
+    return (_Safetensors if file.suffix == ".safetensors" else _Pickle)(file)
+
+
+def _found(path):
+    """{name of a tensor: file that holds it}."""
+    for single in _SINGLE:
+        index = path / f"{single}.index.json"
+        if index.exists():
+            return _indexed(index)
+        if (path / single).exists():
+            opened = _open(path / single)
+            return dict.fromkeys(opened.names(), opened)
+    raise CheckpointError(f"A checkpoint must hold {_SINGLE[0]}, {_SINGLE[0]}.index.json or {_SINGLE[1]}, and {path} does not")
+
+
+def _indexed(index):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index.name} must give weight_map, the file of every tensor")
+    opened = {}
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
+            raise CheckpointError(f"{index.name} must name a file beside it for tensor {tensor}, not {name!r}")
+        if name not in opened:
+            opened[name] = _open(index.parent / name)
+            held = set(opened[name].names())
+            missing = sorted(key for key, file in weight_map.items() if file == name and key not in held)
+            if missing:
+                raise CheckpointError(f"{name} must hold tensor {missing[0]}, as {index.name} says, and does not")
+    return {tensor: opened[name] for tensor, name in weight_map.items()}

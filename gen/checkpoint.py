@@ -1,4 +1,5 @@
-"""Checkpoints in the layout of Hugging Face: a directory with config.json and safetensors.
+"""Checkpoints in the layout of Hugging Face: a directory with config.json and safetensors; GGUF files are left to
+``gguf_checkpoint``.
 
 ``bitnet`` (BitNetForCausalLM): packed (uint8, four outputs a byte, ``weight_scale``) or master weights.
 ``llama`` (LlamaForCausalLM): the same without sub-norms, master weights.
@@ -30,8 +31,11 @@ class CheckpointError(ValueError):
 
 
 def load(path):
-    """Read a checkpoint directory. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
+    """Read a checkpoint directory or a GGUF file. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
     path = Path(path)
+    if path.suffix == ".gguf":
+        from . import gguf_checkpoint
+        return gguf_checkpoint.load(path)
     raw = _read_json(path / "config.json")
     config = _model_config(raw)
     tensors = _Tensors(path)

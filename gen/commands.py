@@ -33,12 +33,12 @@ def _config(name):
 
 
 def packer(model, config_name, context=None, progress=None):
-    """The bytes of an image of a shipped model (by name) or a checkpoint folder. ValueError, one sentence."""
+    """The bytes of an image of a shipped model (by name) or a checkpoint. ValueError, one sentence."""
     config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
-    if not path.is_dir():
+    if not path.is_dir() and path.suffix != ".gguf":
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
-        raise ValueError(f"Model must be a checkpoint folder or one of {shipped}, not {model!r}")
+        raise ValueError(f"Model must be a checkpoint folder, a GGUF file or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
     assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config)), config, context, progress)
     return _encoded(assembled)

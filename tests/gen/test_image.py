@@ -200,7 +200,7 @@ def test_pack_command_refuses_in_one_sentence(tree, tmp_path, arguments, sentenc
 
 
 def test_packer_knows_shipped_models():
-    with pytest.raises(ValueError, match="Model must be a checkpoint folder or one of demo, not 'nothing'"):
+    with pytest.raises(ValueError, match="Model must be a checkpoint folder, a GGUF file or one of demo, not 'nothing'"):
         packer("nothing", "tiny")
 
 

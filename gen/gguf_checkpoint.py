@@ -17,7 +17,6 @@ has weights j, j + 32, j + 64, j + 96 in bits 7:6, 5:4, 3:2, 1:0; code = trit + 
 A tensor is read in blocks of rows, mapped from the file; no more than one tensor is held as float32 beside the result.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +37,7 @@ _PATHS = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate
 _TERNARY_KINDS = (gguf.GGMLQuantizationType.TQ1_0, gguf.GGMLQuantizationType.TQ2_0, I2_S)
 _NUMBER = (int, float)
 _KIND_NAMES = {int: "an integer", _NUMBER: "a number", str: "a string"}
+_FLOAT_MAX = float(np.finfo(np.float32).max)
 _BLOCK_ELEMENTS = 1 << 22
 
 
@@ -85,7 +85,7 @@ def _model_config(file):
         value = file.metadata.get(key, default)
         if value is None:
             raise CheckpointError(f"GGUF metadata must give {key}")
-        if isinstance(value, bool) or not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+        if isinstance(value, bool) or not isinstance(value, kind) or (isinstance(value, float) and not abs(value) <= _FLOAT_MAX):
             raise CheckpointError(f"GGUF metadata {key} must be {_KIND_NAMES[kind]}, not {str(value)[:40]}")
         return value
 
@@ -96,7 +96,8 @@ def _model_config(file):
 
     architecture = get("general.architecture", str)
     if architecture not in _ARCHITECTURES:
-        raise CheckpointError(f"GGUF metadata general.architecture must be one of {', '.join(_ARCHITECTURES)}, not {architecture!r}")
+        raise CheckpointError(f"GGUF metadata general.architecture must be one of {', '.join(_ARCHITECTURES)}, "
+                              f"not {architecture[:40]!r}")
     act, sub_norms, neighbours = _ARCHITECTURES[architecture]
     of = f"{architecture}."
     hidden_size, n_heads = get(of + "embedding_length", int), get(of + "attention.head_count", int)

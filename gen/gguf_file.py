@@ -118,7 +118,8 @@ class GGUFFile:
             if kind in _SCALARS:
                 dtype = np.dtype(_SCALARS[kind]).newbyteorder("<")
                 return self._take(n_values * dtype.itemsize).view(dtype)
-        raise CheckpointError(f"{self._path.name}: metadata {key} must be a number, a string or an array of those, not of type {kind}")
+        raise CheckpointError(f"{self._path.name}: metadata {key} must be a number, a string or an array of those, not of "
+                              f"type {kind}")
 
     def _tensor(self):
         """A tensor of the list; its offset counts from the beginning of the data still, its size is not known yet."""

@@ -86,8 +86,8 @@ def _model_config(file):
         if value is None:
             raise CheckpointError(f"GGUF metadata must give {key}")
         if isinstance(value, bool) or not isinstance(value, kind) or (isinstance(value, float) and not abs(value) <= _FLOAT_MAX):
-            raise CheckpointError(f"GGUF metadata {key} must be {_KIND_NAMES[kind]}, not {str(value)[:40]}")
-        return value
+            raise CheckpointError(f"GGUF metadata {key} must be {_KIND_NAMES[kind]}, not {str(value)[:40]!r}")
+        return value[:40] if kind is str else value
 
     def must_be(key, kind, expected, default):
         value = get(key, kind, default)
@@ -97,7 +97,7 @@ def _model_config(file):
     architecture = get("general.architecture", str)
     if architecture not in _ARCHITECTURES:
         raise CheckpointError(f"GGUF metadata general.architecture must be one of {', '.join(_ARCHITECTURES)}, "
-                              f"not {architecture[:40]!r}")
+                              f"not {architecture!r}")
     act, sub_norms, neighbours = _ARCHITECTURES[architecture]
     of = f"{architecture}."
     hidden_size, n_heads = get(of + "embedding_length", int), get(of + "attention.head_count", int)

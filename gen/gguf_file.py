@@ -30,6 +30,7 @@ I2_S_TAIL_BYTES = 32        # behind the codes: the scale, binary32, and padding
 
 _VERSIONS = (2, 3)
 _ALIGNMENT_BYTES = 32
+_NAME_LENGTH = 128
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -71,7 +72,7 @@ class GGUFFile:
         n_tensors, n_pairs = self._number("Q"), self._number("Q")
         self.metadata = {}
         for _ in range(n_pairs):
-            key = self._string()
+            key = self._name()
             if key in self.metadata:
                 raise CheckpointError(f"{self._path.name}: metadata {key} must be there once, and is there twice")
             self.metadata[key] = self._value(key)
@@ -105,6 +106,14 @@ class GGUFFile:
         except UnicodeDecodeError:
             raise CheckpointError(f"{self._path.name}: strings must be UTF-8, and the one before byte {self._at} is not") from None
 
+    def _name(self):
+        """A string that can stand in a sentence."""
+        name = self._string()
+        if len(name) > _NAME_LENGTH or not name.isprintable():
+            raise CheckpointError(f"{self._path.name}: names must have at most {_NAME_LENGTH} printable characters, and the one "
+                                  f"before byte {self._at} has not")
+        return name
+
     def _value(self, key):
         kind = self._number("I")
         if kind == _STRING:
@@ -123,7 +132,7 @@ class GGUFFile:
 
     def _tensor(self):
         """A tensor of the list; its offset counts from the beginning of the data still, its size is not known yet."""
-        name, n_dims = self._string(), self._number("I")
+        name, n_dims = self._name(), self._number("I")
         if not 1 <= n_dims <= 4:
             raise CheckpointError(f"Tensor {name} must have one to four dimensions, not {n_dims}")
         shape = tuple(self._number("Q") for _ in range(n_dims))[::-1]
@@ -132,7 +141,8 @@ class GGUFFile:
     def _start_of_data(self):
         alignment = self.metadata.get("general.alignment", _ALIGNMENT_BYTES)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise CheckpointError(f"{self._path.name}: metadata general.alignment must be a power of two, not {alignment!r}")
+            raise CheckpointError(f"{self._path.name}: metadata general.alignment must be a power of two, not "
+                                  f"{str(alignment)[:40]!r}")
         return -(-self._at // alignment) * alignment
 
     def _placed(self, tensor, start):

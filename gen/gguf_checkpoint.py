@@ -14,9 +14,11 @@ with a scale a row, and is refused. Matrices of other types that are not ternary
 I2_S (``quantize_i2_s`` of bitnet.cpp, ``src/ggml-bitnet-mad.cpp``, blocks of 128 as on x86): 128 weights are 32 bytes; byte j
 has weights j, j + 32, j + 64, j + 96 in bits 7:6, 5:4, 3:2, 1:0; code = trit + 1. Behind all codes one binary32, the scale.
 
-A tensor is read in blocks of rows, mapped from the file; no more than one tensor is held as float32 beside the result.
+Names and shapes of all tensors are checked when a file is loaded. The matrices of a layer are read, and their values checked, when
+the layer is asked for; in blocks of rows, mapped from the file, so that a ternary matrix is never held as float32.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +37,7 @@ _ARCHITECTURES = {"llama": ("silu", False, True), "bitnet": ("silu", True, False
 _PATHS = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
           "attn_norm": "attn_norm", "ffn_norm": "ffn_norm", "attn_sub_norm": "attn_sub_norm", "ffn_sub_norm": "ffn_sub_norm"}
 _TERNARY_KINDS = (gguf.GGMLQuantizationType.TQ1_0, gguf.GGMLQuantizationType.TQ2_0, I2_S)
+_EMBEDDING, _FINAL_NORM, _HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 _NUMBER = (int, float)
 _KIND_NAMES = {int: "an integer", _NUMBER: "a number", str: "a string"}
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -42,26 +45,68 @@ _BLOCK_ELEMENTS = 1 << 22
 
 
 def load(path):
-    """Read a GGUF file. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
+    """Read a GGUF file. Returns :class:`Checkpoint`; it and its layers raise :class:`CheckpointError`."""
     path = Path(path)
     file = GGUFFile(path)
     config, neighbours = _model_config(file)
-    tensors = _Tensors(file)
+    tensors, layers, shape = _Tensors(file), _Layers(file, config, neighbours), (config.vocab_size, config.hidden_size)
+    expected = layers.expected() | {_EMBEDDING: shape, _FINAL_NORM: (config.hidden_size,)} | ({} if config.tied else {_HEAD: shape})
+    _check_shapes(file.tensors, expected)
+    embedding = tensors.floats(_EMBEDDING)
+    return Checkpoint(config, embedding, layers, tensors.floats(_FINAL_NORM),
+                      embedding if config.tied else tensors.floats(_HEAD), path.stem)
 
-    def matrix(prefix, name):
-        found = _scaled(tensors.matrix(prefix + ".weight", config.shape(name)), tensors.scale(prefix + ".scale"))
-        return _halves(found, config.head_dim) if neighbours and name in "qk" else found
 
-    embedding = tensors.floats("token_embd.weight", (config.vocab_size, config.hidden_size))
-    layers = []
-    for i in range(config.n_layers):
-        layer = {name: matrix(f"blk.{i}.{_PATHS[name]}", name) for name in MATRICES}
-        layer |= {name: tensors.floats(f"blk.{i}.{_PATHS[name]}.weight", (size,)) for name, size in config.gains().items()}
-        layers.append(layer)
-    final_norm = tensors.floats("output_norm.weight", (config.hidden_size,))
-    head = embedding if config.tied else tensors.floats("output.weight", (config.vocab_size, config.hidden_size))
-    tensors.refuse_unread()
-    return Checkpoint(config, embedding, layers, final_norm, head, path.stem)
+class _Layers(Sequence):
+    """Layers that are read when they are indexed: {matrix: float32 tensor or :class:`Trits`, gain: float32 tensor}."""
+
+    def __init__(self, file, config, neighbours):
+        self._file, self._tensors, self._config, self._neighbours = file, _Tensors(file), config, neighbours
+
+    def __len__(self):
+        return self._config.n_layers
+
+    def __getitem__(self, index):
+        i = range(len(self))[index]
+        layer = {name: self._matrix(i, name) for name in MATRICES}
+        return layer | {name: self._tensors.floats(_weight(i, name)) for name in self._config.gains()}
+
+    def expected(self):
+        """{name: shape} of all tensors of the layers: the scales only where they are."""
+        found, last = {}, len(self) - 1
+        if last > len(self._file.tensors):
+            raise CheckpointError(f"The checkpoint must hold tensor {_weight(last, 'q')}, and does not")
+        for i in range(len(self)):
+            found |= {_weight(i, name): self._config.shape(name) for name in MATRICES}
+            found |= {_weight(i, name): (size,) for name, size in self._config.gains().items()}
+            found |= {_scale(i, name): (1,) for name in MATRICES if _scale(i, name) in self._file.tensors}
+        return found
+
+    def _matrix(self, i, name):
+        found = self._tensors.matrix(_weight(i, name))
+        if _scale(i, name) in self._file.tensors:
+            found = _scaled(found, self._tensors.positive(_scale(i, name)))
+        return _halves(found, self._config.head_dim) if self._neighbours and name in "qk" else found
+
+
+def _weight(i, name):
+    return f"blk.{i}.{_PATHS[name]}.weight"
+
+
+def _scale(i, name):
+    """Name of the number that the products of a matrix are multiplied by, which few files have."""
+    return f"blk.{i}.{_PATHS[name]}.scale"
+
+
+def _check_shapes(tensors, expected):
+    """Raise unless ``tensors`` are those of ``expected`` {name: shape}: others would change what the model computes."""
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"The checkpoint must hold tensor {name}, and does not")
+        if tensors[name].shape != shape:
+            raise CheckpointError(f"Tensor {name} must have shape {shape}, not {tensors[name].shape}")
+    for name in sorted(tensors.keys() - expected.keys()):
+        raise CheckpointError(f"Tensor {name} must not be there: the decoder has no biases, experts or scaled positions")
 
 
 def _halves(matrix, head_dim):
@@ -111,7 +156,7 @@ def _model_config(file):
     must_be(of + "expert_count", int, 0, 0)
     if get("split.count", int, 1) > 1:
         raise CheckpointError("GGUF metadata split.count must be 1: join the parts with llama-gguf-split --merge")
-    embedding = file.tensors.get("token_embd.weight")
+    embedding = file.tensors.get(_EMBEDDING)
     try:
         return ModelConfig(
             hidden_size=hidden_size, ffn_size=get(of + "feed_forward_length", int), n_layers=get(of + "block_count", int),
@@ -120,7 +165,7 @@ def _model_config(file):
             max_positions=get(of + "context_length", int),
             norm_eps=_decimal(get(of + "attention.layer_norm_rms_epsilon", _NUMBER)),
             rope_theta=_decimal(get(of + "rope.freq_base", _NUMBER, 10000.0)),
-            act=act, sub_norms=sub_norms, tied="output.weight" not in file.tensors), neighbours
+            act=act, sub_norms=sub_norms, tied=_HEAD not in file.tensors), neighbours
     except CheckpointError:
         raise
     except (ValueError, ZeroDivisionError) as error:
@@ -133,30 +178,23 @@ def _decimal(value):
 
 
 class _Tensors:
-    """The tensors of a file, read when asked for."""
+    """The values of tensors of a file."""
 
     def __init__(self, file):
         self._file = file
-        self._unread = set(file.tensors)
 
-    def refuse_unread(self):
-        """Raise for a tensor that nobody asked for: it would change what the model computes."""
-        if self._unread:
-            raise CheckpointError(f"Tensor {min(self._unread)} must not be there: the decoder has no biases, experts or scaled "
-                                  "positions")
-
-    def floats(self, name, shape):
+    def floats(self, name):
         """float32."""
-        tensor = self._find(name, shape)
+        tensor = self._file.tensors[name]
         values = np.empty(_as_rows(tensor), np.float32)
         for rows, block in self._blocks(tensor):
             values[rows] = block
-        return torch.from_numpy(values.reshape(shape))
+        return torch.from_numpy(values.reshape(tensor.shape))
 
-    def matrix(self, name, shape):
+    def matrix(self, name):
         """:class:`Trits`, or float32."""
-        tensor = self._find(name, shape)
-        trits, peaks = np.empty(shape, np.int8), np.empty(shape[0], np.float32)
+        tensor = self._file.tensors[name]
+        trits, peaks = np.empty(tensor.shape, np.int8), np.empty(tensor.shape[0], np.float32)
         for rows, block in self._blocks(tensor):
             peaks[rows] = np.abs(block).max(1)
             trits[rows] = np.sign(block)
@@ -165,29 +203,18 @@ class _Tensors:
                 if tensor.kind in _TERNARY_KINDS:
                     raise CheckpointError(f"Tensor {name} ({tensor.kind_name}) must hold -s, 0 and s with one s a row, and row "
                                           f"{rows.start + int(ternary.argmin())} holds other numbers")
-                return self.floats(name, shape)
+                return self.floats(name)
         if not peaks.any():
-            return torch.zeros(shape)
+            return torch.zeros(tensor.shape)
         same = (peaks[peaks > 0] == peaks.max()).all()
-        return Trits(torch.from_numpy(trits), torch.from_numpy(peaks) if not same else torch.tensor(peaks.max()))
+        return Trits(torch.from_numpy(trits), torch.tensor(peaks.max()) if same else torch.from_numpy(peaks))
 
-    def scale(self, name):
-        """The number that the products of a matrix are multiplied by; 1 where there is none."""
-        if name not in self._file.tensors:
-            return 1.0
-        scale = self.floats(name, (1,))[0]
-        if not scale > 0:
-            raise CheckpointError(f"Tensor {name} must be positive, not {scale:g}")
-        return scale
-
-    def _find(self, name, shape):
-        if name not in self._file.tensors:
-            raise CheckpointError(f"The checkpoint must hold tensor {name}, and does not")
-        tensor = self._file.tensors[name]
-        if tensor.shape != shape:
-            raise CheckpointError(f"Tensor {name} must have shape {shape}, not {tensor.shape}")
-        self._unread.discard(name)
-        return tensor
+    def positive(self, name):
+        """A number above 0."""
+        number = self.floats(name)[0]
+        if not number > 0:
+            raise CheckpointError(f"Tensor {name} must be positive, not {number:g}")
+        return number
 
     def _blocks(self, tensor):
         """(slice of rows, float32 values (rows, columns)) of a tensor; a vector is one row."""

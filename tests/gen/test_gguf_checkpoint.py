@@ -1,7 +1,9 @@
 """GGUF files: the same model as the same weights in safetensors, exactly; one sentence for each that cannot be used."""
 
 import json
+import math
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import gguf
@@ -31,6 +33,8 @@ SMALL = ModelConfig(hidden_size=24, ffn_size=40, n_layers=2, n_heads=4, n_kv_hea
 # Rows of whole blocks of every type.
 WIDE = replace(SMALL, hidden_size=256, ffn_size=512, n_layers=1, n_heads=4, n_kv_heads=2, head_dim=64)
 SCALE = 0.0303955078125      # a binary16 number
+
+STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K.bin"
 
 HF = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj",
       "up": "mlp.up_proj", "down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -268,6 +272,43 @@ def test_turned_queries_and_keys_have_the_products_of_llama_cpp(tmp_path):
             key = turned((k @ y).reshape(config.n_kv_heads, -1), 5, neighbours).repeat_interleave(config.group, 0)
             scores.append((query * key).sum((1, 2)))
         torch.testing.assert_close(*scores)
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason="needs stories260K.bin of karpathy/tinyllamas")
+def test_a_trained_model_tells_its_story(tmp_path):
+    """llama2.c pairs neighbours, as GGUF does: its tensors go into the file as they are. transformers runs what is loaded."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    raw = STORIES.read_bytes()
+    dim, ffn, n_layers, n_heads, n_kv_heads, vocab, context = np.frombuffer(raw, "<i4", 7).tolist()
+    config = ModelConfig(hidden_size=dim, ffn_size=ffn, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
+                         head_dim=dim // n_heads, vocab_size=vocab, max_positions=context, act="silu", sub_norms=False)
+    values, at, found = np.frombuffer(raw, "<f4", offset=28), vocab * dim, {}
+    for name in ("attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "down", "up"):
+        shape = config.shape(name) if name in MATRICES else (dim,)
+        for i in range(n_layers):
+            tensor, at = values[at:at + math.prod(shape)].reshape(shape), at + math.prod(shape)
+            found[f"blk.{i}.{GGUF.get(name, name)}.weight"] = Tensor(tensor, Kind.F32, shape)
+    found["token_embd.weight"] = Tensor(values[:vocab * dim].reshape(vocab, dim), Kind.F32, (vocab, dim))
+    found["output_norm.weight"] = Tensor(values[at:at + dim], Kind.F32, (dim,))
+    loaded = load(save_gguf(tmp_path / "stories.gguf", config, "llama", found))
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=dim, intermediate_size=ffn, num_hidden_layers=n_layers, num_attention_heads=n_heads,
+        num_key_value_heads=n_kv_heads, vocab_size=vocab, rms_norm_eps=1e-5, tie_word_embeddings=True)).eval()
+    state = {"model.embed_tokens.weight": loaded.embedding, "model.norm.weight": loaded.final_norm, "lm_head.weight": loaded.head}
+    for i, layer in enumerate(loaded.layers):
+        state |= {f"model.layers.{i}.{HF[name]}.weight": value for name, value in layer.items()}
+    model.load_state_dict(state)
+    tokens = [1]
+    with torch.no_grad():
+        for _ in range(24):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    pieces, at = [], 4
+    data = STORIES.with_name("tok512.bin").read_bytes()
+    for _ in range(vocab):
+        size = int.from_bytes(data[at + 4:at + 8], "little")
+        pieces.append(data[at + 8:at + 8 + size])
+        at += 8 + size
+    assert b"".join(pieces[t] for t in tokens[1:]).startswith(b" Once upon a time, there was a little girl named Lily.")
 
 
 @pytest.mark.parametrize("accel", [tiny, duo], ids=lambda accel: accel.name)

@@ -5,7 +5,7 @@
                        ``inner_attn_ln`` and ``ffn_layernorm`` the first models of BitNet b1.58 (bitnet_b1_58-large, -3B)
     mistral, qwen2     the same shape; a sliding window shortens the context, biases must be zeros
 
-A file ``*.bin`` is one of llama2.c: ``llama2c``.
+A file ``*.gguf`` is left to ``gguf_checkpoint``, a file ``*.bin`` to ``llama2c``.
 
 Packed form: with R = ceil(outputs / 4), byte (r, c) holds outputs r, r + R, r + 2R, r + 3R in bits 1:0, 3:2, 5:4, 7:6,
 code = trit + 1. ``BitLinear`` divides by weight_scale (it holds 1 / absmean), ``AutoBitLinear`` multiplies by it.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from . import llama2c
+from . import gguf_checkpoint, llama2c
 from .model import MATRICES, Checkpoint, ModelConfig, Trits
 from .tensors import CheckpointError, Tensors, read_json
 
@@ -38,9 +38,11 @@ _LINEAR_CLASSES = ("bitlinear", "autobitlinear")
 
 
 def load(path):
-    """Read a checkpoint directory, or a llama2.c file ``*.bin``. Returns :class:`Checkpoint`; it and its layers raise
-    :class:`CheckpointError`."""
+    """Read a checkpoint directory, a GGUF file, or a llama2.c file ``*.bin``. Returns :class:`Checkpoint`; it and its layers
+    raise :class:`CheckpointError`."""
     path = Path(path)
+    if path.suffix == ".gguf":
+        return gguf_checkpoint.load(path)
     if path.suffix == ".bin" and path.is_file():
         return llama2c.load(path)
     raw = read_json(path / "config.json")

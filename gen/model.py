@@ -85,7 +85,7 @@ class ModelConfig:
 class Trits:
     """A matrix that the checkpoint holds as trits: value = trits * scale."""
     trits: torch.Tensor     # (outputs, inputs) int8 in -1..1
-    scale: torch.Tensor     # () float32
+    scale: torch.Tensor     # () or (outputs,) float32
 
 
 @dataclass(frozen=True)

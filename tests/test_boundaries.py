@@ -13,8 +13,8 @@ HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config"
 # Folder or file -> what it may import beside the standard library; the longest match counts.
 MAY = {
     "hw": {"amaranth", "celosia.hw"},
-    "gen": {"celosia.hw", "celosia.gen", "amaranth", "torch", "numpy", "transformers", "safetensors", "huggingface_hub",
-            "tqdm", "jinja2", "click", "tokenizers", "sentencepiece"},
+    "gen": {"celosia.hw", "celosia.gen", "amaranth", "torch", "numpy", "transformers", "safetensors", "gguf",
+            "huggingface_hub", "tqdm", "jinja2", "click", "tokenizers", "sentencepiece"},
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},
     "host/kv260.py": {"celosia.host", "numpy", "click", "pynq"},

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from .checkpoint import CheckpointError
+from .tensors import CheckpointError
 
 __all__ = ["I2_S", "GGUFFile", "GGUFTensor"]
 

@@ -266,8 +266,8 @@ def test_bfloat16_masters_are_quantised_as_transformers_does_online(master, tmp_
         for name in MATRICES:
             ours = quantise_matrix(layer[name])
             theirs = WeightQuant.apply(layer[name])
-            assert torch.equal(ours.trits.float(), theirs.sign())
-            torch.testing.assert_close(ours.trits * ours.scale[:, None], theirs, rtol=3e-7, atol=0)
+            assert torch.equal(ours.weights.float(), theirs.sign())
+            torch.testing.assert_close(ours.weights * ours.scale[:, None], theirs, rtol=3e-7, atol=0)
 
 
 def test_the_first_bitnets_name_their_sub_norms_otherwise(master, tmp_path):

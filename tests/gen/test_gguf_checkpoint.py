@@ -194,7 +194,8 @@ def test_ternary_weights_are_the_model_of_packed_safetensors(tmp_path, kind, arc
             packed[name + ".weight_scale"] = torch.tensor([SCALE])
     save_file(packed, folder / "model.safetensors")
     values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"quantization_config": {"linear_class": "autobitlinear"}}))
+    quantisation = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    (folder / "config.json").write_text(json.dumps(values | {"quantization_config": quantisation}))
     assert_same(quantise(load(file)), quantise(load(folder)))
 
 

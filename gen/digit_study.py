@@ -8,7 +8,6 @@ model: what the accelerator computes, with activations, cache and head in int8.
 """
 
 import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from celosia.gen.golden.model import GoldenModel
 
 from . import checkpoint
 from .float_model import FloatModel
+from .marks import replaced
 from .model import MATRICES, MAX_PLANES
 from .place import rope_table
 from .quantise import AUTO_ERROR, quantise, relative_error
@@ -116,8 +116,7 @@ def main(arguments=None):
              f"{100 * AUTO_ERROR:g} % a matrix:\n\n" + table(*study(chosen.stories, chosen.texts, chosen.tokens)))
     print(block)
     if chosen.write_docs:
-        page = _PAGE.read_text()
-        _PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{block}\n\n{END}", page, flags=re.S))
+        _PAGE.write_text(replaced(_PAGE.read_text(), _PAGE, BEGIN, END, block))
 
 
 if __name__ == "__main__":

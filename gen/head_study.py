@@ -13,7 +13,6 @@ States and rows come from
 """
 
 import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from celosia.gen.golden.model import GoldenModel
 
 from . import checkpoint
 from .float_model import FloatModel
+from .marks import replaced
 from .model import HeadPlan
 from .place import rope_table
 from .quantise import coarse_head, quantise, quantise_head
@@ -160,8 +160,7 @@ def main(arguments=None):
              f"Illustration, made-up rows and states; share of states in per cent:\n\n{table(made_up)}")
     print(block)
     if chosen.write_docs:
-        page = _PAGE.read_text()
-        _PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{block}\n\n{END}", page, flags=re.S))
+        _PAGE.write_text(replaced(_PAGE.read_text(), _PAGE, BEGIN, END, block))
 
 
 if __name__ == "__main__":

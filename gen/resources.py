@@ -25,6 +25,7 @@ from celosia.hw.configs import CONFIGS
 
 from . import netlist, parts, synthesis
 from .cache import cache_folder
+from .marks import replaced
 from .parts import KINDS, XCK26
 
 __all__ = ["engine_modules", "report", "resources", "table"]
@@ -228,11 +229,7 @@ def _write_docs(figures):
         raise FileNotFoundError(f"The tables are written into a source tree, and there is no {_PAGE}")
     begin = f"<!-- Written by `celosia resources --config {figures['config']} --write-docs`. -->"
     end = f"<!-- End of {figures['config']}. -->"
-    before, mark, rest = _PAGE.read_text().partition(begin)
-    _, other, after = rest.partition(end)
-    if not mark or not other:
-        raise ValueError(f"{_PAGE.name} must have the line {begin} and, below it, {end}")
-    _PAGE.write_text(f"{before}{begin}\n\n{_markdown(figures)}\n\n{end}{after}")
+    _PAGE.write_text(replaced(_PAGE.read_text(), _PAGE, begin, end, _markdown(figures)))
 
 
 @click.command()

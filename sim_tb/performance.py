@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from celosia.gen.commands import packer
+from celosia.gen.marks import replaced
 from celosia.gen.shapes import SHAPES
 from celosia.host.accelerator import Accelerator
 from celosia.host.image import Image
@@ -89,11 +90,7 @@ def write(measured, page):
     """Put the sections between their marks in ``page``, and its pictures beside it."""
     text = page.read_text()
     for name, section in sections(measured).items():
-        begin, end = f"<!-- Written by `make bench`: {name}. -->", f"<!-- End of {name}. -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"{page.name} must have the line {begin} and, below it, {end}, once")
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n\n{section}\n\n{end}{rest.split(end)[1]}"
+        text = replaced(text, page, f"<!-- Written by `make bench`: {name}. -->", f"<!-- End of {name}. -->", section)
     page.write_text(text)
     runs = measured["runs"]
     pictures.stalls(runs, page.parent / "img" / "stalls.png")

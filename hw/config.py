@@ -49,7 +49,13 @@ class AccelConfig:
     max_head_words : int
         Longest head in words of port_bytes elements.
     max_positions : int
-        Longest context in positions.
+        Longest sequence in positions.
+    page_positions : int
+        Positions of a page of the KV cache, a power of two.
+    max_pages : int
+        Pages of the cache.
+    max_sequences : int
+        Sequences that have a page table at the same time (slots).
     top_k : int
         Candidates that the head keeps.
     queue_beats : int
@@ -78,6 +84,9 @@ class AccelConfig:
     max_queries: int
     max_head_words: int
     max_positions: int
+    page_positions: int
+    max_pages: int
+    max_sequences: int
     top_k: int = 16
     queue_beats: int
     burst_beats: int = 16
@@ -118,6 +127,14 @@ class AccelConfig:
              "accumulator_bits must hold a column block and be at most 32", self.accumulator_bits)
         need(self.max_queries >= self.token_lanes, "max_queries must be at least token_lanes", self.max_queries)
         need(self.max_queries % self.query_lanes == 0, "query_lanes must divide max_queries", self.query_lanes)
+        need(_power_of_two(self.page_positions) and self.page_positions >= self.n_ports
+             and self.max_positions % self.page_positions == 0,
+             "page_positions must be a power of two of at least n_ports that divides max_positions", self.page_positions)
+        need(self.max_positions // self.page_positions <= self.max_pages <= 4096,
+             "max_pages must hold the longest sequence and be at most 4096", self.max_pages)
+        need(_power_of_two(self.max_sequences) and self.max_sequences <= 16,
+             "max_sequences must be a power of two of at most 16", self.max_sequences)
+        need(self.top_k <= 32, "top_k must be at most 32", self.top_k)
         need(self.burst_beats <= 256 and _power_of_two(self.burst_beats),
              "burst_beats must be a power of two of at most 256", self.burst_beats)
         need(self.queue_beats >= 2 * self.burst_beats, "queue_beats must hold two bursts", self.queue_beats)

@@ -10,13 +10,23 @@ Descriptors are issued in program order, each to the queue of its unit; a unit r
 issued at decode, before anything is waited for, and their data wait in the port queues: that is the run-ahead. The body
 itself starts when, for every unit u, the number of descriptors that u has completed since the program began is at least
 ``wait_u``. Waits may only name earlier descriptors. The program ends at END, which completes when all units are idle and every
-write has been answered.
+write has been answered. An END with ``above`` ends only programs of at most that many tokens; for others it is not there.
+
+Sequences
+---------
+A run works on ``n_tokens`` token lanes. Each has a position and the slot of a sequence; the lanes of one sequence lie side by side and
+their positions follow one another (a *segment*: ``celosia.hw.links.Launch``). So one pass over the weights serves a chunk of a prompt, a
+draft that is verified, several conversations, or a mixture.
+
+The cache is a pool of pages of G = ``page_positions`` positions. The table of a slot says which page holds which G positions of its
+sequence, so position j of a sequence lies at row (page * G + j mod G) div P of port j mod P in the region of every layer and KV head. A page
+that is written must belong to the slot (``celosia.hw.ctrl.pages``).
 
 The shortlist
 -------------
-The sink TOPK keeps the best candidates. The first descriptor that asks for one by its rank (*gathers*: LOAD with index CANDIDATE,
+The sink TOPK keeps the best candidates of every token lane. The first descriptor that asks for one by its rank (*gathers*: LOAD with index CANDIDATE,
 MATMUL with ``gather``) ends the shortlist: it waits until everything before it is complete, then the numbers of the candidates
-are put aside, best first, and there are no candidates any more. Descriptors that gather read by those numbers until the next
+are put aside, best first, and there are no candidates any more. Descriptors that gather read by the numbers of their ``lane`` until the next
 VECTOR with sink TOPK. The sink RESCORE makes them candidates again, each with a new logit. So no stream may be open when the
 shortlist ends, and no rank may be beyond it.
 """
@@ -25,9 +35,9 @@ from amaranth.hdl import unsigned
 from amaranth.lib import data, enum
 
 __all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add", "Reduce",
-           "Sink", "Header", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
+           "Sink", "Header", "End", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
 
-ISA_VERSION = 3
+ISA_VERSION = 4
 DESCRIPTOR_BYTES = 64
 
 
@@ -36,21 +46,22 @@ class Opcode(enum.Enum, shape=unsigned(8)):
     LOAD = 1     # memory -> parameter scratch P
     MATMUL = 2   # weights from memory x activations -> drain stream
     VECTOR = 3   # one pass of the vector unit
-    ATTEND = 4   # one KV head: cached positions from memory, the chunk's own from fabric -> attention stream
+    ATTEND = 4   # one KV head: cached positions from memory, the run's own from fabric -> attention stream
 
 
 class Index(enum.Enum, shape=unsigned(2)):
     """What selects the row that LOAD reads."""
     NONE = 0      # one row, for all tokens
     TOKEN = 1     # a row a token lane t: token_id[t]
-    POSITION = 2  # a row a token lane t: first_position + t
-    CANDIDATE = 3  # one row, for all tokens: the number of candidate `rank`, divided by max(R, L)
+    POSITION = 2  # a row a token lane t: position[t]
+    CANDIDATE = 3  # one row, for all tokens: the number of candidate `rank` of token lane `lane`, divided by max(R, L)
 
 
-class Tokens(enum.Enum, shape=unsigned(1)):
+class Tokens(enum.Enum, shape=unsigned(2)):
     """Which token lanes a descriptor works on."""
     ALL = 0   # lanes 0 .. n_tokens - 1
     LAST = 1  # lane n_tokens - 1 alone (as activation lane 0 of the matmul engine)
+    LANE = 2  # lane `lane` alone (as activation lane 0 of the matmul engine); it must be below n_tokens
 
 
 class Source(enum.Enum, shape=unsigned(2)):
@@ -112,11 +123,11 @@ class Sink(enum.Enum, shape=unsigned(3)):
     X = 1     # scratch X at d_base + t * d_stride + i
     ACT = 2   # activation bank `bank` of the matmul engine, word d_base + i of lane t (LAST: of lane 0)
     Q = 3     # query of token t, head `head` of the group, bank `bank`; its factor is s[scale_scalar] * imm1
-    K = 4     # key of token t; its scale is s[scale_scalar]
-    V = 5     # value of token t; its scale is s[scale_scalar]; completes the record of the position
-    TOPK = 6  # candidates for the head: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
-    RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k,
-                 # where n is its number; the other elements do not count
+    K = 4     # key of token t; its scale is s[scale_scalar]. With int4: q must be within -8 .. 7, four bits are kept
+    V = 5     # value of token t, the same; completes the record of the position
+    TOPK = 6  # candidates of token t: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
+    RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k
+                 # of token t, where n is its number; the other elements do not count
 
 
 class Header(data.Struct):
@@ -126,6 +137,12 @@ class Header(data.Struct):
     wait_matmul: unsigned(16)  # MATMULs that must have been completed
     wait_vector: unsigned(16)  # VECTORs that must have been completed
     wait_attend: unsigned(16)  # ATTENDs that must have been completed
+
+
+class End(data.Struct):
+    """The end of the program, or with ``above`` only of one that runs on at most ``above`` tokens."""
+    above: unsigned(5)  # 0: the end of every program
+    reserved: unsigned(416 - 5)
 
 
 class Load(data.Struct):
@@ -142,7 +159,8 @@ class Load(data.Struct):
     d_base: unsigned(16)  # word of P
     d_stride: unsigned(16)  # words of P from lane to lane
     rank: unsigned(8)  # number of the candidate, with index CANDIDATE
-    reserved: unsigned(416 - 162)
+    lane: unsigned(4)  # token lane whose candidate it is
+    reserved: unsigned(416 - 166)
 
 
 class Matmul(data.Struct):
@@ -153,7 +171,7 @@ class Matmul(data.Struct):
     acc = sum_k 3**(planes - 1 - k) * plane_k.
 
     With ``gather`` the matrix is one of many that follow one another on every port, of max(R, L) rows each: the one read is that
-    of the number of candidate ``rank``, divided by max(R, L), and ``n_row_groups`` is max(R, L) / R.
+    of the number of candidate ``rank`` of token lane ``lane``, divided by max(R, L), and ``n_row_groups`` is max(R, L) / R.
     """
     addr: unsigned(40)  # bytes into the model window
     port_stride: unsigned(32)  # bytes from port to port
@@ -164,7 +182,8 @@ class Matmul(data.Struct):
     tokens: Tokens  # lanes at work
     gather: unsigned(1)  # the matrix of a candidate
     rank: unsigned(8)  # number of the candidate, with gather
-    reserved: unsigned(416 - 119)
+    lane: unsigned(4)  # token lane of LANE, and of the candidate
+    reserved: unsigned(416 - 124)
 
 
 class Vector(data.Struct):
@@ -198,37 +217,42 @@ class Vector(data.Struct):
     bank: unsigned(1)  # of the sinks ACT and Q
     head: unsigned(6)  # of the group, for sink Q
     tokens: Tokens  # lanes at work
-    reserved: unsigned(416 - 295)
+    lane: unsigned(4)  # token lane of LANE
+    int4: unsigned(1)  # of the sink V: the record keeps four bits an element
+    reserved: unsigned(416 - 301)
 
 
 class Attend(data.Struct):
-    """Attention of all tokens for the query heads of one KV head (group * n_tokens query vectors).
+    """Attention of all tokens for the query heads of one KV head (group * n_tokens query vectors), segment after segment.
 
-    The record of position j is K (head_words beats), the scales (K's then V's binary32 bits, little endian, padded to whole
-    beats), V (head_words beats). Port p holds positions j = p mod n_ports at
-    ``addr + p * port_stride + (j // n_ports) * record_bytes``. Query vector q = t * group + head of the group.
+    The record of a position is K (head_words beats; with ``int4`` two elements a byte, the first in the low bits, ceil(head_words / 2)
+    beats), the scales (K's then V's binary32 bits, little endian, padded to whole beats), V (as K). Position j of a sequence, in page
+    n, lies at ``addr + (j mod P) * port_stride + ((n G + j mod G) // P) * record_bytes``. Query vector q = t * group + head of the
+    group.
+
+    A token at position i sees positions j <= i of its sequence, with ``bidirectional`` all of its own segment too; with ``window``
+    only those with j > i - window or j < sinks. What no token of a segment sees is not read, but for ends of P positions.
     """
     addr: unsigned(40)  # bytes into the cache window
     port_stride: unsigned(32)  # bytes from port to port
     group: unsigned(6)  # query heads
     head_words: unsigned(6)  # beats of port_bytes elements
     bank: unsigned(1)  # of the queries
-    reserved: unsigned(416 - 85)
+    int4: unsigned(1)  # records of four bits an element
+    bidirectional: unsigned(1)  # tokens of a segment see one another
+    window: unsigned(16)  # positions that a token sees, itself included; 0: all
+    sinks: unsigned(16)  # first positions of a sequence that every token sees, with a window
+    reserved: unsigned(416 - 119)
 
 
-BODIES = {Opcode.LOAD: Load, Opcode.MATMUL: Matmul, Opcode.VECTOR: Vector, Opcode.ATTEND: Attend}
+BODIES = {Opcode.END: End, Opcode.LOAD: Load, Opcode.MATMUL: Matmul, Opcode.VECTOR: Vector, Opcode.ATTEND: Attend}
 
 
 def pack(opcode, waits=(0, 0, 0, 0), **fields):
     """One descriptor as 64 bytes, little endian. ``waits`` counts (load, matmul, vector, attend)."""
     header = Header.const({"opcode": opcode, "wait_load": waits[0], "wait_matmul": waits[1],
                            "wait_vector": waits[2], "wait_attend": waits[3]})
-    bits = header.as_bits()
-    if opcode is Opcode.END:
-        if fields:
-            raise ValueError(f"END takes no fields, not {sorted(fields)}")
-    else:
-        bits |= BODIES[opcode].const(fields).as_bits() << Header.as_shape().size
+    bits = header.as_bits() | BODIES[opcode].const(fields).as_bits() << Header.as_shape().size
     return bits.to_bytes(DESCRIPTOR_BYTES, "little")
 
 
@@ -243,8 +267,6 @@ def unpack(raw):
     header = Header.from_bits(bits & ((1 << header_bits) - 1))
     opcode = header.opcode
     waits = (header.wait_load, header.wait_matmul, header.wait_vector, header.wait_attend)
-    if opcode is Opcode.END:
-        return opcode, waits, {}
     body = BODIES[opcode]
     view = body.from_bits(bits >> header_bits)
     return opcode, waits, {name: getattr(view, name) for name, _ in body.as_shape() if name != "reserved"}

@@ -5,7 +5,7 @@ from amaranth.lib import data, enum
 
 from .isa import Sink
 
-__all__ = ["Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "DrainWord", "AttendWord", "ParamWrite",
+__all__ = ["Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk", "PageAnswer", "DrainWord", "AttendWord", "ParamWrite",
            "QuantWord", "TopkWord", "record_beats", "scale_beats"]
 
 
@@ -15,15 +15,23 @@ def scale_beats(port_bytes):
     return max(1, 8 // port_bytes)
 
 
-def record_beats(head_words, port_bytes):
+def record_beats(head_words, port_bytes, int4=False):
     """Beats of one cache record: K, scales, V."""
-    return 2 * head_words + scale_beats(port_bytes)
+    return 2 * (-(-head_words // 2) if int4 else head_words) + scale_beats(port_bytes)
+
+
+class Lane(data.Struct):
+    """A token lane of a run."""
+    position: unsigned(16)
+    slot: unsigned(4)       # of its sequence
+    first: unsigned(1)      # the first lane of a segment: of lanes of one slot, side by side, whose positions follow one another
+    last: unsigned(1)       # the last lane of a segment
 
 
 class Launch(data.Struct):
-    """What the host says of one run; constant while a program runs."""
-    n_tokens: unsigned(5)         # 1 .. token_lanes
-    first_position: unsigned(16)  # position of token lane 0
+    """What the host says of one run; constant while a program runs. Lanes from n_tokens on mean nothing."""
+    n_tokens: unsigned(5)   # 1 .. token_lanes
+    lanes: data.ArrayLayout(Lane, 16)
 
 
 class Dest(enum.Enum, shape=unsigned(2)):
@@ -51,17 +59,35 @@ class MatmulCommand(data.Struct):
 
 
 class AttendCommand(data.Struct):
+    """As in ``isa.Attend``."""
     group: unsigned(6)
     head_words: unsigned(6)
     bank: unsigned(1)
+    int4: unsigned(1)
+    bidirectional: unsigned(1)
+    window: unsigned(16)
+    sinks: unsigned(16)
 
 
 class RecordCommand(data.Struct):
-    """Where the records of a chunk go: accompanies every VECTOR descriptor with the V sink."""
-    offset: unsigned(40)       # of position 0 on port 0, in the cache window
+    """Where the records of a run go: accompanies every VECTOR descriptor with the V sink."""
+    offset: unsigned(40)       # of row 0 on port 0, in the cache window
     port_stride: unsigned(32)
     head_words: unsigned(6)
+    int4: unsigned(1)
     index: unsigned(16)        # descriptor index
+
+
+class PageAsk(data.Struct):
+    """Which page holds a position of a sequence?"""
+    slot: unsigned(4)
+    index: unsigned(12)        # position div page_positions
+
+
+class PageAnswer(data.Struct):
+    """``ok``: the table has the page, and it may be read (for who reads) or belongs to the slot (for who writes)."""
+    page: unsigned(12)
+    ok: unsigned(1)
 
 
 class DrainWord(data.StructLayout):
@@ -93,8 +119,8 @@ class QuantWord(data.StructLayout):
 
 
 class TopkWord(data.StructLayout):
-    """L logits; element 0 has number ``first``; elements numbered ``n_valid`` or more do not count. ``rescore``: the numbers
-    count through the row quanta of the shortlist, rank by rank."""
+    """L logits of one token; element 0 has number ``first``; elements numbered ``n_valid`` or more do not count. ``rescore``: the
+    numbers count through the row quanta of the token's shortlist, rank by rank."""
     def __init__(self, lanes):
-        super().__init__({"first": unsigned(20), "n_valid": unsigned(20), "rescore": 1,
+        super().__init__({"token": unsigned(4), "first": unsigned(20), "n_valid": unsigned(20), "rescore": 1,
                           "logits": data.ArrayLayout(unsigned(32), lanes)})

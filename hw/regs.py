@@ -6,12 +6,14 @@
 
 from typing import NamedTuple
 
-__all__ = ["ABI_VERSION", "ID_MAGIC", "ADDRESS_BITS", "Register", "REGISTERS", "COUNTERS", "Error", "TOPK_OFFSET", "offset"]
+__all__ = ["ABI_VERSION", "ID_MAGIC", "ADDRESS_BITS", "Register", "REGISTERS", "COUNTERS", "Error", "PageOp", "TOPK_OFFSET", "TOPK_LANE_BYTES",
+           "offset"]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 ID_MAGIC = 0x4F4C4543  # "CELO", little endian
-ADDRESS_BITS = 12
-TOPK_OFFSET = 0x400    # candidate i: token at 0x400 + 8 i, logit (binary32 bits) at 0x404 + 8 i, best first
+ADDRESS_BITS = 13
+TOPK_OFFSET = 0x1000    # candidate i of token lane t, best first: token at 0x1000 + 0x100 t + 8 i, logit (binary32 bits) 4 bytes later
+TOPK_LANE_BYTES = 0x100
 
 
 class Register(NamedTuple):
@@ -31,11 +33,23 @@ class Error:
     AXI_READ = 5      # memory answered a read with an error
     AXI_WRITE = 6     # memory answered a write with an error
     WATCHDOG = 7      # no progress for WATCHDOG_CYCLES
-    LAUNCH = 8        # N_TOKENS or FIRST_POSITION out of range
+    LAUNCH = 8        # N_TOKENS or LANE out of range, lanes of a slot apart, or positions that do not follow one another
     FETCH = 9         # the program ran past PROGRAM_COUNT
+    PAGE = 10         # a position is read whose page the table has not, or that is free
+    OWNER = 11        # a position is written whose page the table has not, or that does not belong to the slot
 
     NAMES = {1: "OPCODE", 2: "SIZE", 3: "READ_WINDOW", 4: "WRITE_WINDOW", 5: "AXI_READ", 6: "AXI_WRITE",
-             7: "WATCHDOG", 8: "LAUNCH", 9: "FETCH"}
+             7: "WATCHDOG", 8: "LAUNCH", 9: "FETCH", 10: "PAGE", 11: "OWNER"}
+
+
+class PageOp:
+    """What PAGE does; page, index and slot beside it. What is refused changes nothing and is said in PAGE_STATUS."""
+    CLAIM = 0     # a free page becomes the slot's own: it may read and write it
+    SHARE = 1     # a page of the slot's own becomes nobody's: all may read it, nobody may write it
+    RELEASE = 2   # a page that is not free becomes free
+    MAP = 3       # entry `index` of the slot's table becomes the page, which must not be free nor another slot's own
+    UNMAP = 4     # entry `index` of the slot's table becomes none
+    CLEAR = 5     # all pages become free, all entries none
 
 
 REGISTERS = [
@@ -54,11 +68,15 @@ REGISTERS = [
     Register("PROGRAM_OFFSET", 0x040, "rw", "first descriptor, bytes into the model window, 64 bits"),
     Register("PROGRAM_COUNT", 0x048, "rw", "descriptors of the program, END included"),
     Register("N_TOKENS", 0x04C, "rw", "token lanes of this run"),
-    Register("FIRST_POSITION", 0x050, "rw", "position of token lane 0"),
+    Register("PAGE", 0x050, "w", "bits 11:0 page, 23:12 index, 27:24 slot, 31:28 what to do (PageOp); not while a program runs"),
     Register("WATCHDOG_CYCLES", 0x054, "rw", "cycles without progress before the program is stopped; 0 = never"),
     Register("SCRATCH", 0x058, "rw", "no effect"),
-    Register("TOPK_COUNT", 0x05C, "r", "candidates found by the last run"),
+    Register("TOPK_COUNT", 0x05C, "r", "candidates of every token lane that the last run found"),
+    Register("PAGE_STATUS", 0x060, "r", "bit 0: at work; bit 1: something was refused since the last reset of CONTROL"),
+    Register("ACCEPTED", 0x064, "r", "bit t: the token of lane t is the best candidate of lane t - 1, of the same segment, and so up "
+             "to the segment's second lane"),
     *(Register(f"TOKEN{t}", 0x080 + 4 * t, "rw", f"token id of lane {t}") for t in range(16)),
+    *(Register(f"LANE{t}", 0x0C0 + 4 * t, "rw", f"bits 15:0 position of lane {t}, 19:16 slot of its sequence") for t in range(16)),
 ]
 
 # Counters of the last run, 64 bits each (48 kept), from 0x100. They start at zero with every start.

@@ -2,7 +2,8 @@
 
     check     one layer of the shape, a chunk and a token, against the golden machine: cache bytes and candidates
     read      a program that only reads, from end to end of a piece of the model window: what the memory can give
-    decode    K tokens behind N positions of random records
+    decode    K tokens behind N positions of random records, for one sequence or for several at once
+    verify    drafts of up to K tokens along a text, each with the token before it in one run (``speculation``)
     prefill   P tokens from position 0, in chunks of all token lanes; the last chunk computes the candidates
 
 With fewer layers than the shape has, the layers that are missing cost what the simulated ones cost on average: a run of
@@ -11,6 +12,7 @@ L layers less a run of one layer, both without head, over L - 1. Every counter i
 
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +20,12 @@ import numpy as np
 from celosia.gen.golden.machine import Machine
 from celosia.gen.synthetic import EMBEDDING_ROWS, fill_cache, synthetic
 from celosia.host.accelerator import Accelerator
+from celosia.host.draft import PromptLookup
 from celosia.host.image import Image
 from celosia.hw.configs import CONFIGS
 
 from .device import open_device
+from .speculation import pieces, verifications
 from .trace import events, timeline
 
 __all__ = ["bench", "check_layer", "layer_timeline", "report", "say_to_stderr"]
@@ -36,7 +40,7 @@ _STALLS = {     # unit: {cause: counter}
 
 
 def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, head="shortlist", memory="kv260", check=True,
-          progress=None):
+          sequences=1, speculate=0, text=None, kv="int8", window=0, sinks=0, progress=None):
     """Measure ``shape`` (:class:`celosia.gen.shapes.Shape`) on configuration ``config``; a dict that JSON can hold.
 
     Parameters
@@ -51,48 +55,66 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         ``exact`` (rows of five digit planes), ``ternary`` (of one) or ``shortlist`` (the best by one, scored again by five).
     check : bool
         Compare one layer with the golden machine first; AssertionError when it differs.
+    sequences : int
+        Sequences that decode together, each behind ``context`` positions of its own.
+    speculate, text : int, str
+        Most tokens of a draft (0: none), and the text that is taken as what the model writes.
+    kv, window, sinks : str, int, int
+        Format of the cache; positions that a token sees (0: all) and first positions that all tokens see.
     progress : function of a text, optional
 
     Raises ValueError on sizes that do not fit.
     """
     say = progress or (lambda text: None)
-    accel, model = _config(config), shape.model
+    accel, model = _config(config), replace(shape.model, windows=(window,) * shape.model.n_layers if window else (), sinks=sinks)
     layers = model.n_layers if layers is None else layers
     if layers != model.n_layers and not 2 <= layers < model.n_layers:
         raise ValueError(f"Layers must be 2 to {model.n_layers}, not {layers}")
     if tokens < 1 or context < 0 or prompt_tokens < 0:
         raise ValueError("Tokens must be at least 1, context and prompt-tokens at least 0, "
                          f"not {tokens}, {context}, {prompt_tokens}")
-    positions = max(context + tokens, prompt_tokens)
+    if not 1 <= sequences <= min(accel.token_lanes, accel.max_sequences):
+        raise ValueError(f"Sequences must be 1 to {min(accel.token_lanes, accel.max_sequences)} with this configuration, "
+                         f"not {sequences}")
+    if not 0 <= speculate < accel.token_lanes:
+        raise ValueError(f"Speculate must be 0 to {accel.token_lanes - 1}, a token lane less, not {speculate}")
+    if bool(speculate) != (text is not None) or speculate and sequences > 1:
+        raise ValueError("Speculation takes a text and one sequence: give --speculate K with --text FILE, without --sequences")
+    positions = max(context + max(tokens, speculate + 1), prompt_tokens)
     if positions > min(model.max_positions, accel.max_positions):
         raise ValueError(f"Context and tokens must fit {min(model.max_positions, accel.max_positions)} positions, not {positions}")
     if check:
         say(f"one layer of {shape.name} against the golden machine")
-        check_layer(config, model, head=head)
+        check_layer(config, model, head=head, kv=kv)
 
-    made = synthetic(replace(model, n_layers=layers), accel, positions, name=shape.name, head=head)
+    made = synthetic(_cut(model, layers), accel, positions, name=shape.name, head=head, kv=kv, sequences=sequences)
     with _Runs(config, made, memory) as runs:
-        fill_cache(runs.cache, made.placement.layout, context)
+        fill_cache(runs.cache, made.placement.layout)
         say("pure reading")
         read = runs.run("read", 1, 0)
         pure = _bytes(read, accel) / read["CYCLES"]
-        total = model.n_layers
+        total, program = model.n_layers, "decode" if sequences == 1 else "batch"
         decoded, parts = [], []
         for i in range(tokens):
             say(f"decoding at position {context + i}, {layers} of {total} layers")
-            counters, token_parts = runs.extrapolated("decode", 1, context + i, layers, total)
+            lanes = [(slot, context + i) for slot in range(sequences)]
+            counters, token_parts = runs.extrapolated(program, lanes, layers, total)
             decoded.append(counters)
             parts.append(token_parts)
+        drafted = None
+        if speculate:
+            drafted = _drafted(text, speculate, lambda n: decoded[0] if n == 1 else runs.extrapolated(
+                "batch", _chunk(context, n), layers, total)[0], say)
         prefilled = []
         for first in range(0, prompt_tokens, accel.token_lanes):
             n = min(accel.token_lanes, prompt_tokens - first)
             last = first + n == prompt_tokens
             say(f"prefill of positions {first} to {first + n - 1}, {layers} of {total} layers")
-            prefilled.append(runs.extrapolated("decode" if last else "prefill", n, first, layers, total)[0])
+            prefilled.append(runs.extrapolated("decode" if last else "prefill", _chunk(first, n), layers, total)[0])
         simulated, wall_s = runs.device.cycles, runs.wall_s
 
     hz, mean = accel.clock_mhz * 1e6, _mean(decoded)
-    cycles, moved = mean["CYCLES"], _bytes(mean, accel)
+    cycles, moved = mean["CYCLES"] / sequences, _bytes(mean, accel) / sequences
     prefill_s = sum(run["CYCLES"] for run in prefilled) / hz
     return {
         "config": accel.name, "config_digest": accel.digest, "memory": memory, "clock_mhz": accel.clock_mhz,
@@ -101,7 +123,8 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         "context": context, "tokens": tokens, "prompt_tokens": prompt_tokens,
         "layers": total, "simulated_layers": layers, "extrapolated": layers != total,
         "checked": "one layer, bit for bit" if check else "no",
-        "decode_tokens_per_s": hz / cycles,
+        "sequences": sequences, "kv": kv, "window": window, "sinks": sinks, "speculation": drafted,
+        "decode_tokens_per_s": hz / cycles * (drafted["gain"] if drafted else 1),
         "prefill_tokens_per_s": prompt_tokens / prefill_s if prefilled else None,
         "time_to_first_token_s": prefill_s if prefilled else None,
         "cycles_per_token": cycles, "bytes_per_token": moved,
@@ -119,9 +142,9 @@ def layer_timeline(config, shape, *, context=0, memory="kv260"):
     accel = _config(config)
     made = synthetic(replace(shape.model, n_layers=2), accel, context + accel.token_lanes, name=shape.name, head="ternary")
     with _Runs(config, made, memory) as runs:
-        fill_cache(runs.cache, made.placement.layout, context)
+        fill_cache(runs.cache, made.placement.layout)
         runs.device.trace(True)
-        runs.run("prefill", accel.token_lanes, context)
+        runs.run("prefill", _chunk(context, accel.token_lanes))
         return timeline(events(made.programs["prefill"].steps, runs.device.finished))
 
 
@@ -136,7 +159,10 @@ def report(result):
         f"{result['clock_mhz']:g} MHz, head {result['head']}",
         f"{result['simulated_layers']} of {result['layers']} layers simulated{extrapolated}; "
         f"weights made up; checked: {result['checked']}",
-        row("decode", f"{result['decode_tokens_per_s']:.2f}", f"tokens/s behind {result['context']} positions")]
+        row("decode", f"{result['decode_tokens_per_s']:.2f}", f"tokens/s behind {result['context']} positions"
+            + (f", {result['sequences']} sequences together" if result["sequences"] > 1 else ""))]
+    if result["speculation"]:
+        lines.append(row("speculation", f"{result['speculation']['gain']:.2f}", "times plain decoding, along the text"))
     if result["prompt_tokens"]:
         lines += [row("prefill", f"{result['prefill_tokens_per_s']:.1f}", f"tokens/s, {result['prompt_tokens']} tokens"),
                   row("time to first token", f"{result['time_to_first_token_s']:.4f}", "s")]
@@ -149,29 +175,60 @@ def report(result):
     return "\n".join(lines)
 
 
-def check_layer(config, model, *, head="shortlist"):
-    """One layer of ``model`` with a short head: a chunk of all token lanes behind a few positions, then one token. Cache
-    bytes and candidates must be those of the golden machine; AssertionError, which names what differs."""
+def check_layer(config, model, *, head="shortlist", kv="int8"):
+    """One layer of ``model`` with a short head: a chunk of all token lanes behind a few positions, one token, then two sequences
+    and a draft at once. Cache bytes and candidates must be those of the golden machine; AssertionError, which names what
+    differs."""
     accel = _config(config)
-    small = replace(model, n_layers=1, vocab_size=min(model.vocab_size, _CHECK_VOCAB))
-    made = synthetic(small, accel, _CHECK_PAST + accel.token_lanes + 1, head=head)
+    small = replace(_cut(model, 1), vocab_size=min(model.vocab_size, _CHECK_VOCAB))
+    last = _CHECK_PAST + accel.token_lanes
+    made = synthetic(small, accel, last + accel.token_lanes, head=head, kv=kv, sequences=2)
     machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
-    fill_cache(machine.cache, made.placement.layout, _CHECK_PAST)
+    fill_cache(machine.cache, made.placement.layout)
     with _Runs(config, made, "kv260") as runs:
+        for page in runs.pages:
+            machine.pages.do(*page)
         runs.cache[:] = machine.cache
-        for n, first in ((accel.token_lanes, _CHECK_PAST), (1, _CHECK_PAST + accel.token_lanes)):
-            ids = _ids(n, first)
-            golden = machine.run("decode", ids, first)
-            runs.run("decode", n, first)
-            where = f"{n} tokens at {first}"
-            assert np.isfinite([logit for _, logit in golden]).all(), f"logits of {where} must be finite"
+        mixed = [(1, _CHECK_PAST), *((0, last + 1 + i) for i in range(min(2, accel.token_lanes - 1)))]
+        for program, lanes in (("decode", _chunk(_CHECK_PAST, accel.token_lanes)), ("decode", [(0, last)]), ("batch", mixed)):
+            golden = machine.run(program, _ids(lanes), lanes)
+            runs.run(program, lanes)
+            where = f"{len(lanes)} tokens at {lanes[0][1]}"
             assert (runs.cache == machine.cache).all(), f"cache of {where} differs from the golden machine's"
-            assert runs.candidates() == [(token, int(np.float32(logit).view(np.uint32))) for token, logit in golden], \
-                f"candidates of {where} differ from the golden machine's"
+            for lane in range(len(lanes)) if program == "batch" else (len(lanes) - 1,):
+                golden = machine.candidates(lane)
+                assert np.isfinite([logit for _, logit in golden]).all(), f"logits of {where} must be finite"
+                assert runs.candidates(lane) == [(token, int(np.float32(logit).view(np.uint32))) for token, logit in golden], \
+                    f"candidates of {where}, lane {lane}, differ from the golden machine's"
+
+
+def _cut(model, layers):
+    """``model`` with its first ``layers`` layers."""
+    return replace(model, n_layers=layers, windows=model.windows[:layers])
+
+
+def _chunk(first_position, n):
+    """Lanes (slot, position) of ``n`` tokens of the first sequence."""
+    return [(0, first_position + t) for t in range(n)]
+
+
+def _drafted(text, most, counters_of, say):
+    """What speculation gains along ``text``: ``counters_of(n)`` measures a run of n lanes."""
+    runs = verifications(pieces(text), PromptLookup(), most)
+    cycles = {}
+    for n in sorted({1, *(run.lanes for run in runs)}):
+        say(f"verifying a draft of {n - 1}")
+        cycles[n] = counters_of(n)["CYCLES"]
+    tokens, spent = sum(run.tokens for run in runs), sum(cycles[run.lanes] for run in runs)
+    return {"most": most, "draft": "prompt lookup", "text_tokens": tokens, "runs": len(runs),
+            "tokens_per_run": tokens / len(runs), "runs_by_lanes": {str(n): count for n, count in sorted(
+                Counter(run.lanes for run in runs).items())},
+            "cycles_by_lanes": {str(n): value for n, value in cycles.items()}, "gain": tokens * cycles[1] / spent}
 
 
 class _Runs:
-    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters."""
+    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters. Every sequence has all its pages,
+    one after the other: ``pages`` are the commands (op, page, index, slot) that gave them."""
 
     def __init__(self, config, made, memory):
         size = len(made.payload) + made.header["cache_bytes"] + _PAGE_BYTES
@@ -182,6 +239,8 @@ class _Runs:
         base = self.device.read32(at) | self.device.read32(at + 4) << 32
         self.cache = self.device.peek(base, made.header["cache_bytes"])
         self.wall_s = 0.0
+        places = self._accel.sequences_of_whole_cache()
+        self.pages = places
 
     def __enter__(self):
         return self
@@ -190,31 +249,32 @@ class _Runs:
         self.cache = None
         self.device.close()
 
-    def run(self, program, n_tokens, first_position):
-        """{counter: value} of one run on tokens made up."""
+    def run(self, program, lanes):
+        """{counter: value} of one run on tokens made up, for lanes (slot, position)."""
         before, began = dict(self._accel.stats.counters), time.monotonic()
-        self._accel.run(program, _ids(n_tokens, first_position), first_position)
+        self._accel.launch(program, [(slot, position, token) for (slot, position), token in zip(lanes, _ids(lanes))])
         self.wall_s += time.monotonic() - began
         return {name: value - before.get(name, 0) for name, value in self._accel.stats.counters.items()}
 
-    def extrapolated(self, program, n_tokens, first_position, layers, total):
+    def extrapolated(self, program, lanes, layers, total):
         """As ``run``, with what ``total - layers`` more layers would add to every counter; and the parts of that sum,
         {part: counters}, or None when all layers were simulated."""
-        counters = self.run(program, n_tokens, first_position)
+        counters = self.run(program, lanes)
         if layers == total:
             return counters, None
-        many = counters if program == "prefill" else self.run("prefill", n_tokens, first_position)
-        one = self.run("first_layer", n_tokens, first_position)
+        many = counters if program == "prefill" else self.run("prefill", lanes)
+        one = self.run("first_layer", lanes)
         layer = {name: (many[name] - one[name]) / (layers - 1) for name in counters}
         parts = {"rest": {name: one[name] - layer[name] for name in counters},
                  "layers": {name: total * layer[name] for name in counters},
                  "head": {name: counters[name] - many[name] for name in counters}}
         return {name: sum(part[name] for part in parts.values()) for name in counters}, parts
 
-    def candidates(self):
-        """[(token, bits of the logit)] of the last run, best first."""
+    def candidates(self, lane):
+        """[(token, bits of the logit)] of a lane of the last run, best first."""
         manifest = self.device.manifest
-        count, base = self.device.read32(manifest["registers"]["TOPK_COUNT"]), manifest["topk_offset"]
+        count = self.device.read32(manifest["registers"]["TOPK_COUNT"])
+        base = manifest["topk_offset"] + lane * manifest["topk_lane_bytes"]
         return [(self.device.read32(base + 8 * i), self.device.read32(base + 8 * i + 4)) for i in range(count)]
 
 
@@ -224,8 +284,8 @@ def _config(name):
     return CONFIGS[name]
 
 
-def _ids(n_tokens, first_position):
-    return [(7 * (first_position + t) + 3) % EMBEDDING_ROWS for t in range(n_tokens)]
+def _ids(lanes):
+    return [(7 * (slot + position) + 3) % EMBEDDING_ROWS for slot, position in lanes]
 
 
 def _bytes(counters, accel):

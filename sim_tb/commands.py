@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from celosia.gen.model import HEADS
+from celosia.gen.model import HEADS, KV_FORMATS
 from celosia.gen.shapes import SHAPES, shape_of
 
 from . import bench as benches
@@ -23,6 +23,14 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 @click.option("--context", default=0, show_default=True, type=click.IntRange(min=0), help="Positions before the decoded tokens.")
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(min=1), help="Tokens to decode.")
 @click.option("--prompt-tokens", default=0, show_default=True, type=click.IntRange(min=0), help="Tokens to prefill.")
+@click.option("--sequences", default=1, show_default=True, type=click.IntRange(min=1),
+              help="Sequences that decode together; decode_tokens_per_s is then the total.")
+@click.option("--speculate", default=0, type=click.IntRange(min=0), metavar="K", help="Verify drafts of up to K tokens along --text.")
+@click.option("--text", "text_file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="Text that is taken as what the model writes.")
+@click.option("--kv", type=click.Choice(KV_FORMATS), default="int8", show_default=True, help="Format of the KV cache.")
+@click.option("--window", default=0, type=click.IntRange(min=0), help="Positions that a token sees; default: all.")
+@click.option("--sinks", default=0, type=click.IntRange(min=0), help="First positions that every token sees, with a window.")
 @click.option("--layers", type=click.IntRange(min=1), help="Simulate so many layers and extrapolate; default: all.")
 @click.option("--head", type=click.Choice(HEADS), default="shortlist", show_default=True,
               help="exact: rows of five digit planes; ternary: of one; shortlist: the best by one, scored again by five.")
@@ -30,14 +38,17 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare one layer with the golden machine first.")
 @click.option("--timeline", is_flag=True, help="Instead: when the descriptors of a prefill of two layers finish.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(config, shape_name, context, tokens, prompt_tokens, layers, head, memory, check, timeline, as_json):
+def bench(config, shape_name, context, tokens, prompt_tokens, sequences, speculate, text_file, kv, window, sinks, layers, head,
+          memory, check, timeline, as_json):
     """Cycle-accurate figures of a model shape with made-up weights, on the simulated accelerator."""
     if timeline:
         click.echo(benches.layer_timeline(config, shape_of(shape_name), context=context, memory=memory))
         return
     try:
         result = benches.bench(config, shape_of(shape_name), context=context, tokens=tokens, prompt_tokens=prompt_tokens,
-                               layers=layers, head=head, memory=memory, check=check, progress=benches.say_to_stderr)
+                               sequences=sequences, speculate=speculate, text=Path(text_file).read_text() if text_file else None,
+                               kv=kv, window=window, sinks=sinks, layers=layers, head=head, memory=memory, check=check,
+                               progress=benches.say_to_stderr)
     except AssertionError as error:
         raise click.ClickException(f"The accelerator is not exact: {error}") from error
     click.echo(json.dumps(result, indent=2) if as_json else benches.report(result))

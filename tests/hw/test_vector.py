@@ -6,6 +6,7 @@ import torch
 
 from celosia.gen.golden.vector import VectorState, accepted, check_vector, run_vector, topk
 from celosia.hw.isa import Add, Mul1, Mul2, Reduce, Sink, Source, Tokens
+from celosia.hw.vector.accept import Accept
 from celosia.hw.vector.topk import TopK
 from celosia.hw.vector.unit import VectorUnit
 from celosia.sim_tb.run import simulate
@@ -32,11 +33,16 @@ def test_unit_of_16_lanes_matches_golden():
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("lanes, top_k, row_quantum", [(2, 16, 4), (4, 3, 4), (2, 1, 2)])
-def test_topk_matches_golden(lanes, top_k, row_quantum):
-    simulate(TopK(vector_lanes=lanes, top_k=top_k, row_quantum=row_quantum), "celosia.sim_tb.tb_topk",
-             name=f"topk_{lanes}_{top_k}_{row_quantum}",
-             parameters={"lanes": lanes, "top_k": top_k, "row_quantum": row_quantum})
+@pytest.mark.parametrize("lanes, top_k, row_quantum, token_lanes", [(2, 16, 4, 4), (4, 3, 4, 16), (2, 1, 2, 1)])
+def test_topk_matches_golden(lanes, top_k, row_quantum, token_lanes):
+    sizes = {"top_k": top_k, "row_quantum": row_quantum, "token_lanes": token_lanes}
+    simulate(TopK(vector_lanes=lanes, **sizes), "celosia.sim_tb.tb_topk",
+             name=f"topk_{lanes}_{top_k}_{row_quantum}_{token_lanes}", parameters={"lanes": lanes, **sizes})
+
+
+@pytest.mark.sim
+def test_accept_matches_golden():
+    simulate(Accept(), "celosia.sim_tb.tb_accept", name="accept", parameters={})
 
 
 def test_topk_orders_ties_zeros_and_nan():
@@ -94,3 +100,13 @@ def test_refuses_what_the_unit_cannot_do(fields, rule):
 def test_rejects_sizes(sizes, rule):
     with pytest.raises(ValueError, match=rule):
         VectorUnit(**({"vector_lanes": 2, "token_lanes": 2, "x_words": 64, "p_words": 64} | sizes))
+
+
+@pytest.mark.parametrize("sizes, rule", [
+    ({"top_k": 0}, "top_k must be"),
+    ({"row_quantum": 3}, "row_quantum must be"),
+    ({"token_lanes": 3}, "token_lanes must be"),
+])
+def test_topk_rejects_sizes(sizes, rule):
+    with pytest.raises(ValueError, match=rule):
+        TopK(**({"vector_lanes": 2, "top_k": 2, "row_quantum": 2, "token_lanes": 2} | sizes))

@@ -108,9 +108,10 @@ class Bench:
                 dut.read_index.value = index
                 await RisingEdge(dut.clk)
                 await RisingEdge(dut.clk)
-                found.append((int(dut.read_token.value), int(dut.read_logit.value)))
                 assert bool(dut.has_best.value) == bool(pairs), f"{what}, token {token}"
                 assert not pairs or int(dut.best.value) == pairs[0][0], f"{what}, token {token}"
+                await RisingEdge(dut.clk)
+                found.append((int(dut.read_token.value), int(dut.read_logit.value)))
             assert not pairs or found == pairs, f"{what}, token {token}"
 
     async def compare_numbers(self, shortlists, what):

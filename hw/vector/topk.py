@@ -69,7 +69,7 @@ class TopK(wiring.Component):
     lane : In(4), rank : In(range(top_k)); number : Out(20)
         Number of token lane ``lane`` that was put aside, by rank, one cycle later; meaningless from ``count`` at that time on.
     read_lane : In(4), read_index : In(range(top_k)); read_token : Out(20), read_logit : Out(32)
-        Candidate of a token lane by rank, best first, one cycle later; meaningless from ``count`` on and while not ``idle``.
+        Candidate of a token lane by rank, best first, two cycles later; meaningless from ``count`` on and while not ``idle``.
         A NaN reads as 0x7FC00000.
     best : Out(20), has_best : Out(1)
         Number of rank 0 of ``read_lane``, one cycle later, and whether the lane has candidates.
@@ -184,12 +184,12 @@ class TopK(wiring.Component):
         m.d.sync += [
             index.eq(Mux(keeping, place[:rank_bits], self.read_index)),
             self.has_best.eq(Cat(each.any() for each in seen).bit_select(asked, 1)),
+            self.read_token.eq(chosen.number),
+            self.read_logit.eq(Mux(chosen.key == 0, F32_NAN, Mux(chosen.key[31], chosen.key[:31], ~chosen.key))),
         ]
         m.d.comb += [
             still.eq((left == 0) & ~Cat(walking).any()), self.idle.eq(still & ~keeping),
             chosen.eq(Array(kept)[index]), self.best.eq(kept[0].number),
-            self.read_token.eq(chosen.number),
-            self.read_logit.eq(Mux(chosen.key == 0, F32_NAN, Mux(chosen.key[31], chosen.key[:31], ~chosen.key))),
         ]
         self._keep(m, keeping, place, kept_all, shortlist.write_port(), chosen.number)
         return m

@@ -62,8 +62,8 @@ class TopK(wiring.Component):
     clear : In(1)
         Strobe: forget everything, the word at work too.
     keep : In(1)
-        Strobe, only while ``idle``: put the numbers of all candidates aside, in token_lanes * top_k + 2 cycles, and forget the
-        candidates.
+        Strobe, only while ``idle``: put the numbers of all candidates aside and forget the candidates. Takes 2 cycles and
+        token_lanes times top_k, rounded up to a power of two.
     idle : Out(1)
         No element is under way, no number is being put aside: all is final until the next word.
     lane : In(4), rank : In(range(top_k)); number : Out(20)

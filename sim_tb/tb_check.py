@@ -26,7 +26,7 @@ def near(numbers, size, run):
     """A random descriptor whose sizes lie around their limits."""
     lanes, beat_words = size["vector_lanes"], size["port_bytes"] // size["vector_lanes"]
     heads = size["max_queries"] // size["token_lanes"]
-    opcode = numbers.choice([1, 2, 3, 3, 3, 4, numbers.randrange(256)])
+    opcode = numbers.choice([1, 2, 2, 3, 3, 3, 4, numbers.randrange(256)])
 
     def place(limit):
         """(base, stride, words) that often just fits."""
@@ -44,7 +44,7 @@ def near(numbers, size, run):
         most = ((1 << size["accumulator_bits"] - 1) - 1) // (64 * (3**max(1, planes) - 1)) // size["columns"]
         return raw(2, n_row_groups=around(numbers, 4, 8, row_quantum(size) // size["engine_rows"]), planes=planes,
                    n_col_blocks=around(numbers, size["max_columns"] // size["columns"], most),
-                   tokens=numbers.choice([0, 1, 2, 2, 3]), lane=around_lanes(numbers, run),
+                   tokens=numbers.choice([0, 0, 1, 1, 2, 2, 3]), lane=around_lanes(numbers, run),
                    gather=int(numbers.random() < 0.3),
                    rank=min(255, around(numbers, size["top_k"])))
     if opcode == 4:

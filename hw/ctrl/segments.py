@@ -37,6 +37,7 @@ class SegmentWalk(wiring.Component):
     token, lane : the token lane that is looked at, and what the launch says of it, one cycle later
     o : stream of PageRead; a word stands still for a cycle before it is valid
     done : strobe: the last word was taken
+    idle : there is nothing to walk
     missing : a page was not found, until a reset; nothing of it is read
     ask, answer : PageAsk, held; PageAnswer, page_cycles later
 
@@ -51,17 +52,19 @@ class SegmentWalk(wiring.Component):
         if page_cycles < 1:
             raise ValueError(f"page_cycles must be at least 1, not {page_cycles!r}")
         self._n_ports, self._page_cycles = n_ports, page_cycles
+        # Members, so that a proof can look in: of the segment; of the page, and whether it is among the sinks'.
+        self.position, self.row, self.in_sinks, self.in_page = Signal(16), Signal(16), Signal(), Signal()
         self._rows_log2 = ceil_log2(page_positions) - ceil_log2(n_ports)
         super().__init__({
             "start": In(1), "n_tokens": In(5), "window": In(16), "sinks": In(16), "token": Out(4), "lane": In(Lane),
-            "o": Out(stream.Signature(PageRead)), "done": Out(1), "missing": Out(1),
+            "o": Out(stream.Signature(PageRead)), "done": Out(1), "idle": Out(1), "missing": Out(1),
             "ask": Out(PageAsk), "answer": In(PageAnswer),
         })
 
     def elaborate(self, platform):
         m = Module()
         ports_log2, rows_log2 = ceil_log2(self._n_ports), self._rows_log2
-        position, lane = Signal(16), self.lane
+        position, lane = self.position, self.lane
 
         # Of the segment: `end_row` is the first row that is not whole, of which ports below `n_longer` have a record.
         visited = visit(m, position, self.window, self.sinks, self._n_ports)
@@ -75,7 +78,7 @@ class SegmentWalk(wiring.Component):
         ]
 
         # Of the page: rows from `row` on, up to `stop`, which is its end or that of the sinks or of the past.
-        row, in_sinks, last = Signal(16), Signal(), Signal()
+        row, in_sinks, last = self.row, self.in_sinks, Signal()
         next_page, stop = Signal(17), Signal(17)
         m.d.comb += [
             last.eq(row[rows_log2:] == Mux(in_sinks, last_sink_row, last_past_row)[rows_log2:]),
@@ -86,7 +89,9 @@ class SegmentWalk(wiring.Component):
         wait = Signal(range(self._page_cycles + 1))
         read = self.o.p
         m.d.sync += wait.eq(0)
-        with m.FSM():
+        with m.FSM() as fsm:
+            m.d.comb += [self.idle.eq(fsm.ongoing("IDLE")),
+                         self.in_page.eq(fsm.ongoing("ASK") | fsm.ongoing("REST") | fsm.ongoing("OFFER"))]
             with m.State("IDLE"):
                 m.d.sync += self.token.eq(0)
                 with m.If(self.start):

@@ -1,7 +1,7 @@
 """Proofs about pages: nobody writes what is not his own, nobody reads what nobody owns, and no read leaves its page."""
 
 import pytest
-from amaranth.hdl import Assert, Cat, Module, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
@@ -136,8 +136,10 @@ class AnyWalk(wiring.Component):
         position, row = walk.position, walk.row
         end_row, n_longer = position[ports_log2:], position[:ports_log2]
         start_row, sink_rows, _ = visit(m, position, window, sinks, self._n_ports)
+        most = self._sizes["max_positions"]             # RunControl lets no other run begin
         m.d.comb += [
-            Assert(walk.idle | ~table.busy),
+            Assume(self.lane.position < most), Assert(position < most),
+            Assert(table.i.ready == ~table.busy), Assert(walk.idle | ~table.busy),
             Assert(~walk.in_page | Mux(walk.in_sinks, (row < sink_rows) & (sink_rows < start_row) & (start_row <= end_row),
                                        (row < end_row) | ((row == end_row) & (n_longer != 0)))),
             Assert(~walk.in_page | (walk.ask.index == row[rows_log2:])),

@@ -10,14 +10,15 @@ from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
-__all__ = ["QuerySlots", "AttentionSizes", "SliceJob", "QueryWrite", "TableWrite", "RecordScale",
+__all__ = ["QuerySlots", "AttentionSizes", "SliceJob", "QueryWrite", "TableWrite", "Viewers", "RecordScale",
            "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "SHIFT_BITS", "STEP",
-           "VISIT_GAP", "delay", "shift_amount"]
+           "VISIT_GAP", "REACH", "delay", "shift_amount"]
 
 EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
 SHIFT_BITS = 6          # of a shift; 48 and more give 0
 STEP = 3                # longest shift of one stage of Values
 VISIT_GAP = 6           # cycles a record takes at least
+REACH = signed(6)       # of a window, in tokens of a segment: 16 and more is all of them
 
 
 def _power_of_two(value):
@@ -98,10 +99,15 @@ class AttentionSizes:
 
 
 class SliceJob(data.StructLayout):
-    """A slice's share of a command: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, .."""
+    """A slice's share of a segment: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, ..
+
+    Tokens count from the first of the segment. The first ``n_sinks`` records are seen whatever the window. Of the others no token
+    sees the first ``n_before``; after those come, one after the other, the records that tokens below ``reach``, reach + P, .. see.
+    """
     def __init__(self, sizes):
         super().__init__({
-            "n_past": 16, "n_chunk": 5, "first_token": 4, "head_words": 6, "bank": 1,
+            "n_past": 16, "n_chunk": 5, "first_token": 4, "n_sinks": 16, "n_before": 16, "reach": REACH,
+            "head_words": 6, "bank": 1, "int4": 1, "bidirectional": 1,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
             "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP
@@ -118,10 +124,16 @@ class QueryWrite(data.StructLayout):
 
 
 class TableWrite(data.StructLayout):
-    """One entry of the pass tables: the query of a lane's pass."""
+    """One entry of the pass tables: the query of a lane's pass. ``token`` counts from the first of the segment."""
     def __init__(self, sizes):
         super().__init__({"lane": range(sizes.query_lanes), "number": range(sizes.max_passes), "token": 4,
                           "index": sizes.slots.index_bits})
+
+
+class Viewers(data.Struct):
+    """The tokens that see a record, counted from the first of the segment: first .. until - 1."""
+    first: unsigned(4)
+    until: REACH
 
 
 class RecordScale(data.Struct):

@@ -113,7 +113,7 @@ def visible(first_position, n_tokens, *, window=0, sinks=0, bidirectional=False)
     """Which positions 0 .. first_position + n_tokens - 1 each token of a segment sees: bool (T, J)."""
     own = first_position + torch.arange(n_tokens)[:, None]
     j = torch.arange(first_position + n_tokens)
-    seen = (j <= own) | bidirectional
+    seen = (j <= own) | bool(bidirectional)
     return seen & ((j < sinks) | (j > own - window)) if window else seen
 
 

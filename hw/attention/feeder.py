@@ -47,7 +47,7 @@ class Feeder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        sizes, job = self._sizes, self.job
+        sizes, job, share = self._sizes, self.job, self.job.share
         past_left, chunk_left = Signal(16), Signal(5)
         word, low = Signal(6), Signal(32, reset_less=True)
         # Whether a record comes from memory or from the chunk, and what will be so at its end.
@@ -98,14 +98,14 @@ class Feeder(wiring.Component):
                                      past.eq(past & past_more), chunk.eq(~(past & past_more) & chunk_more)]
                         m.next = "KEY"
         with m.If(self.start):
-            m.d.sync += [past_left.eq(job.n_past), chunk_left.eq(job.n_chunk),
-                         past.eq(job.n_past != 0), chunk.eq((job.n_past == 0) & (job.n_chunk != 0))]
+            m.d.sync += [past_left.eq(share.n_past), chunk_left.eq(share.n_chunk),
+                         past.eq(share.n_past != 0), chunk.eq((share.n_past == 0) & (share.n_chunk != 0))]
         self._view(m, record_end, chunk)
         return m
 
     def _view(self, m, record_end, chunk):
         """Who sees the record at hand."""
-        job, token, reach = self.job, Signal(4), Signal(REACH)
+        job, share, token, reach = self.job, self.job.share, Signal(4), Signal(REACH)
         sinks_left, before_left = Signal(16, reset_less=True), Signal(16, reset_less=True)
         sink, before = Signal(), Signal()       # a cycle late; a record takes three
         m.d.sync += [sink.eq(sinks_left != 0), before.eq(before_left != 0)]
@@ -120,4 +120,5 @@ class Feeder(wiring.Component):
             with m.If(chunk):
                 m.d.sync += token.eq(token + self._sizes.n_ports)
         with m.If(self.start):
-            m.d.sync += [token.eq(job.first_token), reach.eq(job.reach), sinks_left.eq(job.n_sinks), before_left.eq(job.n_before)]
+            m.d.sync += [token.eq(share.first_token), reach.eq(share.reach), sinks_left.eq(share.n_sinks),
+                         before_left.eq(share.n_before)]

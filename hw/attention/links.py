@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
-__all__ = ["QuerySlots", "AttentionSizes", "SliceJob", "QueryWrite", "TableWrite", "Viewers", "RecordScale",
+__all__ = ["QuerySlots", "AttentionSizes", "Share", "SliceJob", "QueryWrite", "TableWrite", "Viewers", "RecordScale",
            "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "SHIFT_BITS", "STEP",
            "VISIT_GAP", "REACH", "delay", "shift_amount"]
 
@@ -98,16 +98,25 @@ class AttentionSizes:
         return data.ArrayLayout(signed(self.acc_bits), self.half)
 
 
-class SliceJob(data.StructLayout):
-    """A slice's share of a segment: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, ..
+class Share(data.Struct):
+    """What a slice takes of a segment: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, ..
 
     Tokens count from the first of the segment. The first ``n_sinks`` records are seen whatever the window. Of the others no token
     sees the first ``n_before``; after those come, one after the other, the records that tokens below ``reach``, reach + P, .. see.
     """
+    n_past: unsigned(16)
+    n_chunk: unsigned(5)
+    first_token: unsigned(4)
+    n_sinks: unsigned(16)
+    n_before: unsigned(16)
+    reach: REACH
+
+
+class SliceJob(data.StructLayout):
+    """A slice's part of a command, for one segment."""
     def __init__(self, sizes):
         super().__init__({
-            "n_past": 16, "n_chunk": 5, "first_token": 4, "n_sinks": 16, "n_before": 16, "reach": REACH,
-            "head_words": 6, "bank": 1, "int4": 1, "bidirectional": 1,
+            "share": Share, "head_words": 6, "bank": 1, "int4": 1, "bidirectional": 1,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
             "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP

@@ -16,14 +16,14 @@ from celosia.sim_tb.run import simulate
 
 SIZES = {
     "tiny": dict(n_ports=1, port_bytes=8, vector_lanes=2, token_lanes=4, query_lanes=1, max_queries=16,
-                 max_head_words=4, max_positions=512),
+                 max_head_words=4, max_positions=512, page_positions=16, page_cycles=2),
     "duo": dict(n_ports=2, port_bytes=4, vector_lanes=2, token_lanes=2, query_lanes=2, max_queries=8,
-                max_head_words=4, max_positions=256),
+                max_head_words=4, max_positions=256, page_positions=8, page_cycles=1),
     "kv260": dict(n_ports=4, port_bytes=16, vector_lanes=16, token_lanes=4, query_lanes=2, max_queries=16,
-                  max_head_words=4, max_positions=4096),
+                  max_head_words=4, max_positions=4096, page_positions=64, page_cycles=3),
     # More query lanes than heads, a head of three words, sixteen tokens.
     "wide": dict(n_ports=1, port_bytes=4, vector_lanes=2, token_lanes=16, query_lanes=4, max_queries=32,
-                 max_head_words=3, max_positions=100),
+                 max_head_words=3, max_positions=100, page_positions=4, page_cycles=2),
 }
 
 

@@ -280,7 +280,8 @@ def random_heads(numbers, sizes, kind):
     group = numbers.randint(1, sizes["max_queries"] // sizes["token_lanes"])
     head_words = numbers.randint(1, sizes["max_head_words"])
     short = numbers.choice((0, 0, sizes["vector_lanes"] if sizes["port_bytes"] > sizes["vector_lanes"] else 0))
-    return [Head(numbers, kind, segments, group=group, head_dim=head_words * sizes["port_bytes"] - short, bank=number % 2,
+    head_dim = numbers.choice(parameters()["head_dims"] or (head_words * sizes["port_bytes"] - short,))
+    return [Head(numbers, kind, segments, group=group, head_dim=head_dim, bank=number % 2,
                  int4=numbers.random() < 0.4, **random_sight(numbers, sizes, segments))
             for number in range(numbers.randint(1, 4))]
 

@@ -24,13 +24,19 @@ SIZES = {
     # More query lanes than heads, a head of three words, sixteen tokens.
     "wide": dict(n_ports=1, port_bytes=4, vector_lanes=2, token_lanes=16, query_lanes=4, max_queries=32,
                  max_head_words=3, max_positions=100, page_positions=4, page_cycles=2),
+    # Heads of up to 256, groups of up to eight.
+    "long": dict(n_ports=2, port_bytes=16, vector_lanes=8, token_lanes=2, query_lanes=2, max_queries=16,
+                 max_head_words=16, max_positions=512, page_positions=2, page_cycles=4),
 }
+
+
+HEAD_DIMS = {"long": (8, 16, 24, 80, 96, 128, 256)}
 
 
 def run(name, seed, n_scenarios):
     sizes = SIZES[name]
     simulate(AttentionUnit(**sizes), "celosia.sim_tb.tb_attention", name=f"attention_{name}", seed=seed,
-             parameters={"sizes": sizes, "n_scenarios": n_scenarios}, timeout_s=1200)
+             parameters={"sizes": sizes, "n_scenarios": n_scenarios, "head_dims": HEAD_DIMS.get(name)}, timeout_s=1200)
 
 
 @pytest.mark.sim
@@ -41,7 +47,7 @@ def test_matches_golden(name):
 
 @pytest.mark.sim
 @pytest.mark.slow
-@pytest.mark.parametrize("name,seed", [("tiny", 2), ("duo", 3), ("wide", 1), ("kv260", 1)])
+@pytest.mark.parametrize("name,seed", [("tiny", 2), ("duo", 3), ("wide", 1), ("kv260", 1), ("long", 1)])
 def test_matches_golden_long(name, seed):
     run(name, seed=seed, n_scenarios=21)
 

@@ -370,3 +370,22 @@ async def keeps_its_rate(dut, full):
     limit = n_tokens * group * query_cycles + 4
     dut._log.info(f"{n_tokens * group} queries took {sent} cycles, at most {limit} expected")
     assert sent <= limit, f"{n_tokens * group} queries took {sent} cycles, more than {limit}"
+
+
+@cocotb.test()
+async def segments_cost_little(dut):
+    """A lane each without a past: the cycles that a command takes more for one more segment."""
+    numbers, bench = rng(), Bench(dut, 0.0)
+    await reset(dut)
+    sizes = bench.sizes
+    busy = []
+    for n_segments in (1, sizes["token_lanes"]):
+        segments = [Segment(slot, 0, 1) for slot in range(n_segments)]
+        head = Head(numbers, "plain", segments, group=1, head_dim=sizes["port_bytes"], bank=0, **NO_LIMIT)
+        before = bench.n_busy
+        await bench.run([head], numbers, ahead=0)
+        await cycles(dut, 1)
+        busy.append(bench.n_busy - before)
+    cost = (busy[1] - busy[0]) / (sizes["token_lanes"] - 1)
+    dut._log.info(f"a segment takes {cost:.1f} cycles of its own")
+    assert cost <= 150, f"a segment takes {cost:.1f} cycles of its own"

@@ -52,18 +52,18 @@ class Feeder(wiring.Component):
         word, low = Signal(6), Signal(32, reset_less=True)
         # Whether a record comes from memory or from the chunk, and what will be so at its end.
         past, chunk, past_more, chunk_more = Signal(), Signal(), Signal(), Signal()
-        valid, taken, beat, words = Signal(), Signal(), Signal(sizes.beat), Signal(sizes.beat)
-        last_word, packed, record_end = Signal(), Signal(), Signal()
-        # A beat of two words is taken with the second; scales are never packed.
-        half, beat_end = Signal(), Signal()
+        valid, taken, beat, last_word, record_end = Signal(), Signal(), Signal(sizes.beat), Signal(), Signal()
+        # A beat of two words is taken with the second; scales are never packed. Two bits choose one of four, a LUT a bit.
+        packed, scales, which, beat_end = Signal(), Signal(), Signal(), Signal()
+        lower, upper = (_unpacked(self.i_past.p.word_select(half, 4 * sizes.port_bytes)) for half in (0, 1))
         m.d.comb += [
             last_word.eq(word == job.head_words - 1),
-            packed.eq(past & job.int4), half.eq(word[0]), beat_end.eq(~packed | half | last_word),
-            beat.eq(Mux(past, self.i_past.p, self.i_chunk.p)),
-            words.eq(Mux(packed, _unpacked(self.i_past.p.word_select(half, 4 * sizes.port_bytes)), beat)),
+            packed.eq(past & job.int4 & ~scales), which.eq(Mux(packed, word[0], past)),
+            beat_end.eq(~packed | word[0] | last_word),
+            beat.eq(Mux(packed, Mux(which, upper, lower), Mux(which, self.i_past.p, self.i_chunk.p))),
             valid.eq(Mux(past, self.i_past.valid, self.i_chunk.valid & chunk)),
             self.i_past.ready.eq(past & taken), self.i_chunk.ready.eq(chunk & taken),
-            self.o_key.p.eq(words), self.o_value.p.eq(words),
+            self.o_key.p.eq(beat), self.o_value.p.eq(beat),
         ]
         if scale_beats(sizes.port_bytes) == 2:
             m.d.comb += [self.o_scale.p.ks.eq(low), self.o_scale.p.vs.eq(beat)]
@@ -80,12 +80,12 @@ class Feeder(wiring.Component):
                         m.next = "LOW" if scale_beats(sizes.port_bytes) == 2 else "SCALE"
             if scale_beats(sizes.port_bytes) == 2:
                 with m.State("LOW"):
-                    m.d.comb += taken.eq(1)
+                    m.d.comb += [scales.eq(1), taken.eq(1)]
                     with m.If(valid):
                         m.d.sync += low.eq(beat)
                         m.next = "SCALE"
             with m.State("SCALE"):
-                m.d.comb += [self.o_scale.valid.eq(valid), taken.eq(self.o_scale.ready)]
+                m.d.comb += [scales.eq(1), self.o_scale.valid.eq(valid), taken.eq(self.o_scale.ready)]
                 with m.If(valid & taken):
                     m.next = "VALUE"
             with m.State("VALUE"):

@@ -60,11 +60,12 @@ class QuerySlots:
 class AttentionSizes:
     """Sizes of the unit, checked once, and the widths that follow from them.
 
+    page_positions : of a page of the cache; page_cycles : from the question for a page to the answer.
     score_bits : a dot product; sum_bits : a running sum l; acc_bits : a running sum o.
     """
 
     def __init__(self, *, n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words,
-                 max_positions):
+                 max_positions, page_positions, page_cycles):
         if n_ports not in (1, 2, 4):
             raise ValueError(f"n_ports must be 1, 2 or 4, not {n_ports!r}")
         if port_bytes not in (4, 8, 16):
@@ -76,9 +77,14 @@ class AttentionSizes:
             raise ValueError(f"max_head_words must be an integer in 1..63, not {max_head_words!r}")
         if not isinstance(max_positions, int) or not n_ports <= max_positions <= 1 << 16:
             raise ValueError(f"max_positions must be an integer in {n_ports}..65536, not {max_positions!r}")
+        if not _power_of_two(page_positions) or page_positions < n_ports:
+            raise ValueError(f"page_positions must be a power of two of at least n_ports ({n_ports}), not {page_positions!r}")
+        if not isinstance(page_cycles, int) or page_cycles < 1:
+            raise ValueError(f"page_cycles must be a positive integer, not {page_cycles!r}")
         self.slots = QuerySlots(token_lanes=token_lanes, query_lanes=query_lanes, max_queries=max_queries)
         self.n_ports, self.port_bytes, self.vector_lanes = n_ports, port_bytes, vector_lanes
         self.token_lanes, self.query_lanes = token_lanes, query_lanes
+        self.page_positions, self.page_cycles = page_positions, page_cycles
         self.max_head_words, self.max_passes = max_head_words, self.slots.max_passes
         self.head_words_log2 = ceil_log2(max_head_words)
         self.half = port_bytes // 2

@@ -24,11 +24,6 @@ class Place(data.StructLayout):
 class RecordPlaces(wiring.Component):
     """Places of the records of one command after the other, a token after the other.
 
-    Parameters
-    ----------
-    page_positions : int, positions of a page, a power of two of at least n_ports
-    page_cycles : int, from a question to its answer
-
     Members
     -------
     command_valid, command : In, held until ``restart``; restart : In(1), the next command is the first again
@@ -38,25 +33,21 @@ class RecordPlaces(wiring.Component):
     o : Out(stream(Place)), one in page_cycles + 6 cycles at most
     """
 
-    def __init__(self, *, sizes, page_positions, page_cycles):
+    def __init__(self, *, sizes):
         if not isinstance(sizes, AttentionSizes):
             raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
-        if not isinstance(page_positions, int) or page_positions < sizes.n_ports or page_positions & (page_positions - 1):
-            raise ValueError(f"page_positions must be a power of two of at least n_ports ({sizes.n_ports}), not {page_positions!r}")
-        if not isinstance(page_cycles, int) or page_cycles < 1:
-            raise ValueError(f"page_cycles must be a positive integer, not {page_cycles!r}")
-        self._sizes, self._page_positions, self._page_cycles = sizes, page_positions, page_cycles
+        self._sizes = sizes
         super().__init__({
             "command_valid": In(1), "command": In(RecordCommand), "restart": In(1), "record_beats": In(8), "launch": In(Launch),
             "page_ask": Out(PageAsk), "page_answer": In(PageAnswer), "o": Out(stream.Signature(Place(sizes)))})
 
     def elaborate(self, platform):
         m = Module()
-        sizes, command, page_positions = self._sizes, self.command, self._page_positions
-        token, wait = Signal(range(sizes.token_lanes)), Signal(range(self._page_cycles + 1))
+        sizes, command = self._sizes, self.command
+        token, wait = Signal(range(sizes.token_lanes)), Signal(range(sizes.page_cycles + 1))
         lane, answer = Signal(Lane, reset_less=True), Signal(PageAnswer, reset_less=True)
-        page_log2, port = ceil_log2(page_positions), lane.position[:ceil_log2(sizes.n_ports)]
-        row = page_row(answer.page, lane.position, page_positions=page_positions, n_ports=sizes.n_ports)
+        page_log2, port = ceil_log2(sizes.page_positions), lane.position[:ceil_log2(sizes.n_ports)]
+        row = page_row(answer.page, lane.position, page_positions=sizes.page_positions, n_ports=sizes.n_ports)
         row_beats, in_port = Signal(40 - ceil_log2(sizes.port_bytes), reset_less=True), Signal(40, reset_less=True)
         strides = Array((0, command.port_stride, command.port_stride << 1, command.port_stride + (command.port_stride << 1)))
         m.d.comb += [self.page_ask.slot.eq(lane.slot), self.page_ask.index.eq(lane.position[page_log2:])]
@@ -66,7 +57,7 @@ class RecordPlaces(wiring.Component):
         with m.FSM():
             with m.State("LANE"):
                 m.d.sync += [lane.eq(Array(self.launch.lanes[n] for n in range(sizes.token_lanes))[token]),
-                             wait.eq(self._page_cycles)]
+                             wait.eq(sizes.page_cycles)]
                 with m.If(self.command_valid):
                     m.next = "ASK"
             with m.State("ASK"):

@@ -48,10 +48,6 @@ def _packed(word):
 class RecordGather(wiring.Component):
     """Gathers and writes the records of a chunk.
 
-    Parameters
-    ----------
-    page_positions, page_cycles : int, as in RecordPlaces
-
     Members
     -------
     i : In(stream(QuantWord)), sinks K and V
@@ -63,11 +59,10 @@ class RecordGather(wiring.Component):
     error : Out(ErrorReport)
     """
 
-    def __init__(self, *, sizes, page_positions, page_cycles):
+    def __init__(self, *, sizes):
         if not isinstance(sizes, AttentionSizes):
             raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
         self._sizes = sizes
-        self._places = RecordPlaces(sizes=sizes, page_positions=page_positions, page_cycles=page_cycles)
         super().__init__({
             "i": In(stream.Signature(QuantWord(sizes.vector_lanes))), "i_record": In(stream.Signature(RecordCommand)),
             "launch": In(Launch), "o_write": Out(stream.Signature(WriteWord(sizes.port_bytes))),
@@ -112,7 +107,7 @@ class RecordGather(wiring.Component):
             scale_reads.append(read)
 
         # Where the chunk goes.
-        m.submodules.places = places = self._places
+        m.submodules.places = places = RecordPlaces(sizes=sizes)
         command, place = self.i_record.p, places.o
         leave_half, leave_token = Signal(), Signal(token_log2)
         port, offset, record_beats = Signal.like(place.p.port), Signal(40, reset_less=True), Signal(8, reset_less=True)

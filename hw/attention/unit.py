@@ -64,8 +64,7 @@ class AttentionUnit(wiring.Component):
         self._sizes = sizes = AttentionSizes(
             n_ports=n_ports, port_bytes=port_bytes, vector_lanes=vector_lanes, token_lanes=token_lanes,
             query_lanes=query_lanes, max_queries=max_queries, max_head_words=max_head_words,
-            max_positions=max_positions)
-        self._gather = RecordGather(sizes=sizes, page_positions=page_positions, page_cycles=page_cycles)
+            max_positions=max_positions, page_positions=page_positions, page_cycles=page_cycles)
         super().__init__({
             "i_command": In(stream.Signature(AttendCommand)),
             "i_past": In(stream.Signature(sizes.beat)).array(n_ports),
@@ -79,7 +78,7 @@ class AttentionUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         sizes = self._sizes
-        m.submodules.gather = gather = self._gather
+        m.submodules.gather = gather = RecordGather(sizes=sizes)
         m.submodules.walk = walk = QueryWalk(sizes=sizes)
         m.submodules.merge = merge = Merge(sizes=sizes)
         slices = []

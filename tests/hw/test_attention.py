@@ -2,6 +2,7 @@
 """The attention unit on the simulator, at several sizes, and its checks of parameters."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from amaranth.sim import Simulator
 
 from celosia.gen.golden import f32
 from celosia.hw.attention.fixed import ToFixed
-from celosia.hw.attention.links import QuerySlots
+from celosia.hw.attention.links import AttentionSizes, QuerySlots
+from celosia.hw.attention.segment import Segment
 from celosia.hw.attention.unit import AttentionUnit
+from celosia.hw.links import visited_rows
 from celosia.sim_tb.run import simulate
 
 SIZES = {
@@ -76,6 +79,53 @@ def test_to_fixed():
     assert {math.copysign(1 << 30, x) for x in want} <= set(want)
 
 
+def segment_cases(numbers):
+    """First position, window, sinks, tokens: small ones, and the ends of their ranges."""
+    for first in (0, 1, 7, 8, 4095, 65519):
+        for window in {0, 1, 2, 16, first // 2, first, first + 1, first + 2, 65535}:
+            for sinks in (0, 1, 4, 5, max(first - window, 0), 65535):
+                yield first, window, sinks, numbers.randint(1, 16)
+    for _ in range(300):
+        first = numbers.randrange(80)
+        yield first, numbers.randrange(first + 20), numbers.randrange(first + 20), numbers.randint(1, 16)
+
+
+@pytest.mark.parametrize("n_ports", [1, 2, 4])
+def test_shares_of_a_segment(n_ports):
+    """A slice takes what is read for it and no more, and the share says of every record which tokens see it."""
+    sizes = {**SIZES["wide"], "n_ports": n_ports, "max_positions": 1 << 16}
+    dut = Segment(sizes=AttentionSizes(**sizes))
+    cases, got = list(segment_cases(random.Random(n_ports))), []
+
+    async def bench(ctx):
+        for first, window, sinks, n_tokens in cases:
+            for member, value in (dut.position, first), (dut.window, window), (dut.sinks, sinks), (dut.n_tokens, n_tokens):
+                ctx.set(member, value)
+            await ctx.tick().repeat(2)
+            got.append([ctx.get(share) for share in dut.o])
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    for (first, window, sinks, n_tokens), shares in zip(cases, got):
+        start_row, sink_rows = visited_rows(first, window, sinks, n_ports)
+        for port, share in enumerate(shares):
+            past = [j for row, j in enumerate(range(port, first, n_ports)) if row < sink_rows or row >= start_row]
+            own = [j for j in range(first, first + n_tokens) if j % n_ports == port]
+            assert (share.n_past, share.n_chunk) == (len(past), len(own))
+            if own:
+                assert share.first_token == own[0] - first
+            for record in range(len(past) + len(own)) if first < 100 else {
+                    x for edge in (0, share.n_sinks, share.n_before, len(past)) for x in range(edge - 3, edge + 8)}:
+                if 0 <= record < len(past) + len(own):
+                    j = (past + own)[record]
+                    reach = share.reach + n_ports * (record - share.n_before) if record >= share.n_before else 0
+                    seen = [t < reach or record < share.n_sinks for t in range(n_tokens)]
+                    want = [window == 0 or j < sinks or j > first + t - window for t in range(n_tokens)]
+                    assert seen == want, (first, window, sinks, n_tokens, port, j)
+
+
 @pytest.mark.parametrize("token_lanes,query_lanes,max_queries",
                          [(4, 1, 16), (2, 2, 8), (16, 2, 64), (16, 4, 16), (1, 4, 4)])
 def test_queries_have_places_of_their_own(token_lanes, query_lanes, max_queries):
@@ -112,6 +162,8 @@ def test_queries_have_places_of_their_own(token_lanes, query_lanes, max_queries)
     ({"max_queries": 12}, "max_queries must be token_lanes .4. times a power of two"),
     ({"max_head_words": 0}, "max_head_words must be an integer in 1..63, not 0"),
     ({"max_positions": 1 << 17}, "max_positions must be an integer in 1..65536"),
+    ({"page_positions": 12}, "page_positions must be a power of two of at least n_ports .1., not 12"),
+    ({"page_cycles": 0}, "page_cycles must be a positive integer, not 0"),
 ])
 def test_refuses(change, sentence):
     with pytest.raises(ValueError, match=sentence):

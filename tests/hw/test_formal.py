@@ -5,11 +5,13 @@ from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
+from celosia.hw.attention.links import AttentionSizes
+from celosia.hw.attention.place import RecordPlaces
 from celosia.hw.ctrl.links import PageCommand
 from celosia.hw.ctrl.pages import PageTable
 from celosia.hw.ctrl.segments import SegmentWalk
 from celosia.hw.ctrl.visit import page_row, visit
-from celosia.hw.links import Lane, PageAsk
+from celosia.hw.links import Lane, Launch, PageAsk
 from celosia.hw.regs import PageOp
 from celosia.sim_tb.proof import prove
 
@@ -162,6 +164,55 @@ class AnyWalk(wiring.Component):
         return m
 
 
+class AnyWriter(wiring.Component):
+    """Records of any tokens of one slot, over any table; from the first on no command is given. A place is taken at once.
+
+    Asserts: a record that may be written lies, whole, in the rows of its port that belong to one page of the slot's own.
+    """
+
+    RECORD_BEATS, PORT_BYTES, PORT_STRIDE, OFFSET = 3, 8, 0x1000, 0x500
+
+    def __init__(self, *, n_ports, page_positions):
+        self._sizes = SIZES | {"page_positions": page_positions, "max_positions": 4 * page_positions}
+        self._rows, self._n_ports = page_positions // n_ports, n_ports
+        self._attention = AttentionSizes(
+            n_ports=n_ports, port_bytes=self.PORT_BYTES, vector_lanes=4, token_lanes=2, query_lanes=1, max_queries=2, max_head_words=1,
+            max_positions=4 * page_positions, page_positions=page_positions, page_cycles=PageTable.LATENCY)
+        super().__init__({"start": In(1), "restart": In(1), "launch": In(Launch), "i": In(stream.Signature(PageCommand))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.table = table = PageTable(**self._sizes)
+        m.submodules.places = places = RecordPlaces(sizes=self._attention)
+        running, launch = Signal(), Signal(Launch)
+        with m.If(~running):
+            m.d.sync += [launch.eq(self.launch), launch.lanes[1].slot.eq(self.launch.lanes[0].slot),
+                         running.eq(self.start & ~table.busy & ~self.i.valid)]
+        m.d.comb += [
+            table.i.p.eq(self.i.p), table.i.valid.eq(self.i.valid), table.running.eq(running), table.write_ask.eq(places.page_ask),
+            places.page_answer.eq(table.write_answer), places.launch.eq(launch), places.command_valid.eq(running),
+            places.command.offset.eq(self.OFFSET), places.command.port_stride.eq(self.PORT_STRIDE),
+            places.record_beats.eq(self.RECORD_BEATS), places.restart.eq(self.restart), places.o.ready.eq(1),
+        ]
+        record_bytes = self.RECORD_BEATS * self.PORT_BYTES
+        word, inside = places.o.p, []
+        begin = word.offset - self.OFFSET - word.port * self.PORT_STRIDE
+        for page in range(table.owners.depth):
+            owner = table.owners.read_port(domain="comb")
+            m.d.comb += owner.addr.eq(page)
+            inside.append((owner.data.state.as_value() == OWN) & (owner.data.slot == launch.lanes[0].slot)
+                          & (begin >= page * self._rows * record_bytes)
+                          & (begin + record_bytes <= (page + 1) * self._rows * record_bytes))
+        m.d.comb += [
+            Assume(lane.position < self._sizes["max_positions"]) for lane in (self.launch.lanes[0], self.launch.lanes[1])]
+        m.d.comb += [
+            Assert(table.i.ready == ~table.busy), Assert(~running | ~table.busy),
+            Assert(launch.lanes[0].slot == launch.lanes[1].slot),
+            Assert(~(places.o.valid & word.ok) | Cat(inside).any()),
+        ]
+        return m
+
+
 class AnyPosition(wiring.Component):
     """The row that both sides compute from a page and a position lies in the page and is that of the position."""
 
@@ -187,6 +238,11 @@ def test_page_belongs_to_one():
 @pytest.mark.parametrize("n_ports, page_positions", [(1, 4), (2, 8), (4, 4)])
 def test_reads_stay_in_pages(n_ports, page_positions):
     prove(AnyWalk(n_ports=n_ports, page_positions=page_positions), depth=12)
+
+
+@pytest.mark.parametrize("n_ports, page_positions", [(1, 4), (2, 8), (4, 4)])
+def test_writes_stay_in_own_pages(n_ports, page_positions):
+    prove(AnyWriter(n_ports=n_ports, page_positions=page_positions), depth=14)
 
 
 @pytest.mark.parametrize("n_ports, page_positions", [(1, 4), (2, 2), (4, 64)])

@@ -172,6 +172,13 @@ def test_expander(n_ports):
     simulate(ReadExpander(n_ports=n_ports), "celosia.sim_tb.tb_expand", name=f"expander_{n_ports}", parameters={"n_ports": n_ports})
 
 
+@pytest.mark.sim
+@pytest.mark.parametrize("n_ports, page_positions", [(1, 16), (2, 8), (4, 64), (4, 4)])
+def test_segments(n_ports, page_positions):
+    size = {"n_ports": n_ports, "page_positions": page_positions, "page_cycles": PageTable.LATENCY}
+    simulate(SegmentWalk(**size), "celosia.sim_tb.tb_segments", name=f"segments_{n_ports}_{page_positions}", parameters=size)
+
+
 RUN = {"token_lanes": 4, "max_positions": 9, "max_sequences": 1}
 PAGES = {"page_positions": 8, "max_positions": 16, "max_pages": 2, "max_sequences": 1}
 

@@ -176,8 +176,8 @@ class AnyWriter(wiring.Component):
         self._sizes = SIZES | {"page_positions": page_positions, "max_positions": 4 * page_positions}
         self._rows, self._n_ports = page_positions // n_ports, n_ports
         self._attention = AttentionSizes(
-            n_ports=n_ports, port_bytes=self.PORT_BYTES, vector_lanes=4, token_lanes=2, query_lanes=1, max_queries=2, max_head_words=1,
-            max_positions=4 * page_positions, page_positions=page_positions, page_cycles=PageTable.LATENCY)
+            n_ports=n_ports, port_bytes=self.PORT_BYTES, vector_lanes=4, token_lanes=2, query_lanes=1, max_queries=2,
+            max_head_words=1, max_positions=4 * page_positions, page_positions=page_positions, page_cycles=PageTable.LATENCY)
         super().__init__({"start": In(1), "restart": In(1), "launch": In(Launch), "i": In(stream.Signature(PageCommand))})
 
     def elaborate(self, platform):

@@ -24,9 +24,10 @@ from amaranth.lib.wiring import In, Out
 
 from .attention.unit import AttentionUnit
 from .ctrl.dispatch import Dispatch
+from .ctrl.pages import PageTable
 from .engine.engine import MatmulEngine
 from .isa import Sink
-from .links import Launch, ReadJob, TopkWord
+from .links import Launch, PageAnswer, PageAsk, ReadJob, TopkWord
 from .mem.join import Join
 from .mem.links import ErrorReport, Fetched, WriteWord
 from .mem.loader import Loader
@@ -48,9 +49,10 @@ class Core(wiring.Component):
     o_topk : stream of TopkWord
     launch : constant while a program runs
     token_lane, token : the lane whose token id is wanted, and the id, one cycle later
-    keep, settled, rank, number : as of dispatch; ``settled`` knows nothing of words that have not left the core
-    error : of dispatch
-    finished : END was reached and everything issued is finished; ``quiet`` : no record is on its way out
+    keep, settled, lane, rank, number : as of dispatch; ``settled`` knows nothing of words that have not left the core
+    read_ask, read_answer, write_ask, write_answer : of the page table
+    errors : of dispatch and of the attention unit
+    ended : END was reached; ``finished`` : and everything issued is finished; ``quiet`` : no record is on its way out
     issue, done : strobes: a descriptor was issued; one a unit (load, matmul, vector, attend)
     oldest : index of the oldest descriptor that is not finished
     count_* : strobes for the counters
@@ -67,8 +69,10 @@ class Core(wiring.Component):
             "o_write": Out(stream.Signature(WriteWord(config.port_bytes))),
             "o_topk": Out(stream.Signature(TopkWord(lanes))),
             "launch": In(Launch), "token_lane": Out(4), "token": In(32),
-            "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
-            "error": Out(ErrorReport), "finished": Out(1), "quiet": Out(1), "issue": Out(1), "done": Out(4), "oldest": Out(16),
+            "keep": Out(1), "settled": In(1), "lane": Out(4), "rank": Out(8), "number": In(20),
+            "read_ask": Out(PageAsk), "read_answer": In(PageAnswer), "write_ask": Out(PageAsk), "write_answer": In(PageAnswer),
+            "errors": Out(ErrorReport).array(2), "ended": Out(1), "finished": Out(1), "quiet": Out(1),
+            "issue": Out(1), "done": Out(4), "oldest": Out(16),
             **{f"count_{name}": Out(1) for name in (
                 "matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait",
                 "attend_busy")},
@@ -81,7 +85,8 @@ class Core(wiring.Component):
         m.submodules.dispatch = dispatch = Dispatch(
             n_ports=c.n_ports, port_bytes=c.port_bytes, token_lanes=c.token_lanes, vector_lanes=lanes, engine_rows=c.engine_rows,
             columns=c.columns, max_columns=c.max_columns, accumulator_bits=c.accumulator_bits, x_words=c.x_words,
-            p_words=c.p_words, max_queries=c.max_queries, max_head_words=c.max_head_words, top_k=c.top_k)
+            p_words=c.p_words, max_queries=c.max_queries, max_head_words=c.max_head_words, top_k=c.top_k,
+            page_positions=c.page_positions, page_cycles=PageTable.LATENCY)
         m.submodules.loader = loader = Loader(n_ports=c.n_ports, port_bytes=c.port_bytes, vector_lanes=lanes)
         m.submodules.join = join = Join(n_ports=c.n_ports, port_bytes=c.port_bytes)
         m.submodules.engine = engine = MatmulEngine(
@@ -93,7 +98,7 @@ class Core(wiring.Component):
         m.submodules.attention = attention = AttentionUnit(
             n_ports=c.n_ports, port_bytes=c.port_bytes, vector_lanes=lanes, token_lanes=c.token_lanes,
             query_lanes=c.query_lanes, max_queries=c.max_queries, max_head_words=c.max_head_words,
-            max_positions=c.max_positions)
+            max_positions=c.max_positions, page_positions=c.page_positions, page_cycles=PageTable.LATENCY)
 
         # Words between rooms.
         for source, sink in (
@@ -130,9 +135,12 @@ class Core(wiring.Component):
             dispatch.launch.eq(self.launch), vector.launch.eq(self.launch), attention.launch.eq(self.launch),
             dispatch.token.eq(self.token), self.token_lane.eq(dispatch.token_lane),
             dispatch.settled.eq(self.settled & ~self.o_topk.valid), self.keep.eq(dispatch.keep),
-            dispatch.number.eq(self.number), self.rank.eq(dispatch.rank),
+            dispatch.number.eq(self.number), self.rank.eq(dispatch.rank), self.lane.eq(dispatch.lane),
+            self.read_ask.eq(dispatch.page_ask), dispatch.page_answer.eq(self.read_answer),
+            self.write_ask.eq(attention.page_ask), attention.page_answer.eq(self.write_answer),
             dispatch.done.eq(done), self.done.eq(done),
-            self.error.eq(dispatch.error), self.finished.eq(dispatch.finished), self.issue.eq(dispatch.issue),
+            self.errors[0].eq(dispatch.error), self.errors[1].eq(attention.error), self.ended.eq(dispatch.ended),
+            self.finished.eq(dispatch.finished), self.issue.eq(dispatch.issue),
             self.oldest.eq(dispatch.oldest),
             self.count_matmul_busy.eq(engine.count_busy), self.count_matmul_wait_weights.eq(engine.count_wait_weights),
             self.count_matmul_wait_tables.eq(engine.count_wait_tables), self.count_matmul_wait_drain.eq(engine.count_wait_drain),

@@ -14,21 +14,22 @@ write has been answered. An END with ``above`` ends only programs of at most tha
 
 Sequences
 ---------
-A run works on ``n_tokens`` token lanes. Each has a position and the slot of a sequence; the lanes of one sequence lie side by side and
-their positions follow one another (a *segment*: ``celosia.hw.links.Launch``). So one pass over the weights serves a chunk of a prompt, a
-draft that is verified, several conversations, or a mixture.
+A run works on ``n_tokens`` token lanes. Each has a position and the slot of a sequence; the lanes of one sequence lie side by
+side and their positions follow one another (a *segment*: ``celosia.hw.links.Launch``). So one pass over the weights serves a
+chunk of a prompt, a draft that is verified, several conversations, or a mixture.
 
-The cache is a pool of pages of G = ``page_positions`` positions. The table of a slot says which page holds which G positions of its
-sequence, so position j of a sequence lies at row (page * G + j mod G) div P of port j mod P in the region of every layer and KV head. A page
-that is written must belong to the slot (``celosia.hw.ctrl.pages``).
+The cache is a pool of pages of G = ``page_positions`` positions. The table of a slot says which page holds which G positions of
+its sequence, so position j of a sequence lies at row (page * G + j mod G) div P of port j mod P in the region of every layer and
+KV head. A page that is written must belong to the slot (``celosia.hw.ctrl.pages``).
 
 The shortlist
 -------------
-The sink TOPK keeps the best candidates of every token lane. The first descriptor that asks for one by its rank (*gathers*: LOAD with index CANDIDATE,
-MATMUL with ``gather``) ends the shortlist: it waits until everything before it is complete, then the numbers of the candidates
-are put aside, best first, and there are no candidates any more. Descriptors that gather read by the numbers of their ``lane`` until the next
-VECTOR with sink TOPK. The sink RESCORE makes them candidates again, each with a new logit. So no stream may be open when the
-shortlist ends, and no rank may be beyond it.
+The sink TOPK keeps the best candidates of every token lane. The first descriptor that asks for one by its rank (*gathers*: LOAD
+with index CANDIDATE, MATMUL with ``gather``) ends the shortlist: it waits until everything before it is complete, then the
+numbers of the candidates are put aside, best first, and there are no candidates any more. Descriptors that gather read by the
+numbers of their ``lane`` until the next VECTOR with sink TOPK; a lane that the run does not have stands for its last one. The
+sink RESCORE makes them candidates again, each with a new logit. So no stream may be open when the shortlist ends, and no rank may
+be beyond it.
 """
 
 from amaranth.hdl import unsigned
@@ -225,10 +226,10 @@ class Vector(data.Struct):
 class Attend(data.Struct):
     """Attention of all tokens for the query heads of one KV head (group * n_tokens query vectors), segment after segment.
 
-    The record of a position is K (head_words beats; with ``int4`` two elements a byte, the first in the low bits, ceil(head_words / 2)
-    beats), the scales (K's then V's binary32 bits, little endian, padded to whole beats), V (as K). Position j of a sequence, in page
-    n, lies at ``addr + (j mod P) * port_stride + ((n G + j mod G) // P) * record_bytes``. Query vector q = t * group + head of the
-    group.
+    The record of a position is K (head_words beats; with ``int4`` two elements a byte, the first in the low bits, ceil(head_words /
+    2) beats), the scales (K's then V's binary32 bits, little endian, padded to whole beats), V (as K). Position j of a sequence,
+    in page n, lies at ``addr + (j mod P) * port_stride + ((n G + j mod G) // P) * record_bytes``. Query vector q = t * group +
+    head of the group.
 
     A token at position i sees positions j <= i of its sequence, with ``bidirectional`` all of its own segment too; with ``window``
     only those with j > i - window or j < sinks. What no token of a segment sees is not read, but for ends of P positions.

@@ -5,10 +5,8 @@ from amaranth.lib import data, enum
 
 from .isa import Sink
 
-__all__ = ["Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk", "PageAnswer", "DrainWord", "AttendWord", "ParamWrite",
-           "QuantWord", "TopkWord", "record_beats", "scale_beats"]
-
-
+__all__ = ["Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk", "PageAnswer",
+           "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "scale_beats", "visited_rows"]
 
 def scale_beats(port_bytes):
     """Beats that the two scales of a cache record take."""
@@ -18,6 +16,18 @@ def scale_beats(port_bytes):
 def record_beats(head_words, port_bytes, int4=False):
     """Beats of one cache record: K, scales, V."""
     return 2 * (-(-head_words // 2) if int4 else head_words) + scale_beats(port_bytes)
+
+
+def visited_rows(first_position, window, sinks, n_ports):
+    """Which past rows of n_ports positions ATTEND reads for a segment: (start_row, sink_rows).
+
+    Visited are rows 0 .. sink_rows - 1, then those from ``start_row`` on, up to the last position before ``first_position``, the
+    position of the segment's first token; (0, 0): all. With a window, positions from first_position - window + 1 on and the first
+    ``sinks`` are wanted; rows between them are left out where there are any. ``celosia.hw.ctrl.visit`` does the same in hardware.
+    """
+    lowest = first_position - window + 1
+    start_row, sink_rows = lowest // n_ports, -(-sinks // n_ports)
+    return (start_row, sink_rows) if window and lowest > 0 and start_row > sink_rows else (0, 0)
 
 
 class Lane(data.Struct):

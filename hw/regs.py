@@ -6,13 +6,13 @@
 
 from typing import NamedTuple
 
-__all__ = ["ABI_VERSION", "ID_MAGIC", "ADDRESS_BITS", "Register", "REGISTERS", "COUNTERS", "Error", "PageOp", "TOPK_OFFSET", "TOPK_LANE_BYTES",
-           "offset"]
+__all__ = ["ABI_VERSION", "ID_MAGIC", "ADDRESS_BITS", "Register", "REGISTERS", "COUNTERS", "Error", "PageOp", "TOPK_OFFSET",
+           "TOPK_LANE_BYTES", "offset"]
 
 ABI_VERSION = 2
 ID_MAGIC = 0x4F4C4543  # "CELO", little endian
 ADDRESS_BITS = 13
-TOPK_OFFSET = 0x1000    # candidate i of token lane t, best first: token at 0x1000 + 0x100 t + 8 i, logit (binary32 bits) 4 bytes later
+TOPK_OFFSET = 0x1000    # candidate i of token lane t, best first: token at 0x1000 + 0x100 t + 8 i, logit (binary32) 4 bytes later
 TOPK_LANE_BYTES = 0x100
 
 
@@ -35,7 +35,7 @@ class Error:
     WATCHDOG = 7      # no progress for WATCHDOG_CYCLES
     LAUNCH = 8        # N_TOKENS or LANE out of range, lanes of a slot apart, or positions that do not follow one another
     FETCH = 9         # the program ran past PROGRAM_COUNT
-    PAGE = 10         # a position is read whose page the table has not, or that is free
+    PAGE = 10         # a position is read whose page the table has not, or that is free or another slot's own
     OWNER = 11        # a position is written whose page the table has not, or that does not belong to the slot
 
     NAMES = {1: "OPCODE", 2: "SIZE", 3: "READ_WINDOW", 4: "WRITE_WINDOW", 5: "AXI_READ", 6: "AXI_WRITE",
@@ -73,8 +73,8 @@ REGISTERS = [
     Register("SCRATCH", 0x058, "rw", "no effect"),
     Register("TOPK_COUNT", 0x05C, "r", "candidates of every token lane that the last run found"),
     Register("PAGE_STATUS", 0x060, "r", "bit 0: at work; bit 1: something was refused since the last reset of CONTROL"),
-    Register("ACCEPTED", 0x064, "r", "bit t: the token of lane t is the best candidate of lane t - 1, of the same segment, and so up "
-             "to the segment's second lane"),
+    Register("ACCEPTED", 0x064, "r", "bit t: the token of lane t is the best candidate of lane t - 1, of the same segment, and so "
+             "up to the segment's second lane"),
     *(Register(f"TOKEN{t}", 0x080 + 4 * t, "rw", f"token id of lane {t}") for t in range(16)),
     *(Register(f"LANE{t}", 0x0C0 + 4 * t, "rw", f"bits 15:0 position of lane {t}, 19:16 slot of its sequence") for t in range(16)),
 ]

@@ -10,14 +10,17 @@
                 |                     | descriptors  | jobs                      | records
          +------v------+      +-------v------v-------+---------------------------+-----+
          | run control |----->| core                                                   |--> top-k
-         +-------------+      +--------------------------------------------------------+
+         +-------------+      +---------------------------^----------------------------+
+                                                          |
+                                                     page table
 """
 
-from amaranth.hdl import Cat, ClockDomain, Module, ResetInserter
+from amaranth.hdl import Cat, ClockDomain, Module, Mux, ResetInserter
 from amaranth.lib import wiring
 
 from .core import Core
 from .ctrl.control import RunControl
+from .ctrl.pages import PageTable
 from .ctrl.registers import Registers
 from .mem.fetch import DescriptorFetch
 from .mem.pace import Pace
@@ -27,6 +30,7 @@ from .mem.writer import PortWriter
 from .pins import Pins
 from .regs import ADDRESS_BITS
 from .stream import connect
+from .vector.accept import Accept
 from .vector.topk import TopK
 
 __all__ = ["Accelerator"]
@@ -95,10 +99,10 @@ class Accelerator(wiring.Component):
         # Run control.
         shells = [*readers, fetch, writer]
         m.submodules.control = control = RunControl(
-            n_reports=len(shells) + 1, token_lanes=c.token_lanes, max_positions=c.max_positions)
+            n_reports=len(shells) + 2, token_lanes=c.token_lanes, max_positions=c.max_positions, max_sequences=c.max_sequences)
         m.d.comb += [
             *(getattr(control, name).eq(getattr(registers, name)) for name in (
-                "start", "reset", "clear_done", "n_tokens", "first_position", "program_count", "watchdog_cycles")),
+                "start", "reset", "clear_done", "n_tokens", "program_count", "watchdog_cycles")),
             *(getattr(registers, name).eq(getattr(control, name)) for name in (
                 "busy", "done", "error", "draining", "error_code", "error_index", "running", "clear_counters")),
             *(shell.windows.eq(registers.windows) for shell in shells),
@@ -112,10 +116,15 @@ class Accelerator(wiring.Component):
         # Core.
         core = Core(c)
         m.submodules.core = ResetInserter(control.unit_reset)(core)
-        m.submodules.topk = topk = TopK(vector_lanes=c.vector_lanes, top_k=c.top_k, row_quantum=c.row_quantum)
+        m.submodules.topk = topk = TopK(
+            vector_lanes=c.vector_lanes, top_k=c.top_k, row_quantum=c.row_quantum, token_lanes=c.token_lanes)
+        m.submodules.accept = accept = Accept()
+        m.submodules.pages = pages = PageTable(
+            page_positions=c.page_positions, max_positions=c.max_positions, max_pages=c.max_pages, max_sequences=c.max_sequences)
         connect(m, fetch.o, core.i_fetched)
         connect(m, core.o_write, writer.i)
         connect(m, core.o_topk, topk.i)
+        connect(m, registers.o_page, pages.i)
         for p, reader in enumerate(readers):
             connect(m, core.o_jobs[p], reader.i_job)
             connect(m, reader.o_loader, core.i_loader[p])
@@ -124,13 +133,26 @@ class Accelerator(wiring.Component):
         moved = Cat(*(reader.count_beat for reader in readers), fetch.count_beat, writer.count_beat, core.issue, core.done)
         m.d.sync += control.progress.eq(moved.any())
         m.d.comb += [
-            core.launch.eq(control.launch), core.token.eq(registers.token), registers.token_lane.eq(core.token_lane),
-            control.reports[len(shells)].eq(core.error),
+            core.launch.eq(control.launch), core.token.eq(registers.token), accept.token.eq(registers.token),
+            control.lane_word.eq(registers.token), registers.lanes.eq(control.lanes),
+            registers.token_lane.eq(Mux(control.lanes, control.lane, Mux(accept.busy, accept.token_lane, core.token_lane))),
+            *(report.eq(error) for report, error in zip(list(control.reports)[len(shells):], core.errors)),
+            fetch.stop.eq(core.ended),
             control.finished.eq(core.finished), control.units_idle.eq(core.quiet & topk.idle), control.oldest.eq(core.oldest),
-            topk.keep.eq(core.keep), core.settled.eq(topk.idle), topk.rank.eq(core.rank), core.number.eq(topk.number),
+            topk.keep.eq(core.keep), core.settled.eq(topk.idle), topk.lane.eq(core.lane), topk.rank.eq(core.rank),
+            core.number.eq(topk.number),
             topk.clear.eq(control.clear_counters), topk.read_index.eq(registers.topk_index),
             registers.topk_count.eq(topk.count), registers.topk_token.eq(topk.read_token),
-            registers.topk_logit.eq(topk.read_logit),
+            registers.topk_logit.eq(topk.read_logit), topk.read_lane.eq(Mux(accept.busy, accept.read_lane, registers.topk_lane)),
+            accept.start.eq(control.close), accept.launch.eq(control.launch), control.closing.eq(accept.busy),
+            accept.best.eq(topk.best), accept.has_best.eq(topk.has_best), registers.accepted.eq(accept.accepted),
+        ]
+        m.d.comb += [
+            pages.running.eq(control.running | control.draining), pages.forget.eq(registers.reset),
+            registers.page_busy.eq(pages.busy), registers.page_refused.eq(pages.refused),
+            control.pages_busy.eq(registers.pages_busy),
+            pages.read_ask.eq(core.read_ask), core.read_answer.eq(pages.read_answer),
+            pages.write_ask.eq(core.write_ask), core.write_answer.eq(pages.write_answer),
         ]
 
         strobes = registers.strobes

@@ -13,21 +13,44 @@ from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, S
 from celosia.hw.links import AttendCommand, MatmulCommand, RecordCommand
 from celosia.hw.mem.axi import LiteRead, LiteWrite
 from celosia.hw.mem.links import LoadCommand, WriteWord
-from celosia.hw.regs import Error, offset
+from celosia.hw.regs import Error, PageOp, offset
 from celosia.sim_tb import link
 from celosia.sim_tb.axi_ram import AxiRam
-from celosia.sim_tb.descriptors import MODEL, body, command, gathers, raw, reads, record_beats, row_quantum
+from celosia.sim_tb.descriptors import (
+    MODEL,
+    body,
+    command,
+    gathers,
+    launch,
+    past,
+    raw,
+    reads,
+    record_beats,
+    row_quantum,
+)
 from celosia.sim_tb.link import Monitor, parameters, reset, rng, start_clock
 
-__all__ = ["Host", "Bench", "MODEL_BASE", "MODEL_BYTES", "CACHE_BASE", "CACHE_BYTES", "PROGRAM", "PORT_STRIDE"]
+__all__ = ["Host", "Bench", "MODEL_BASE", "MODEL_BYTES", "CACHE_BASE", "CACHE_BYTES", "PROGRAM", "PORT_STRIDE", "effective"]
 
 RAM_BYTES, BASE = 1 << 16, 0x10_2000_0000
 MODEL_BASE, MODEL_BYTES = 0x1000, 0x8000            # offsets of the windows in memory, their sizes
 CACHE_BASE, CACHE_BYTES = 0xA000, 0x3000
 PROGRAM = 0x6000                                    # in the model window
 PORT_STRIDE = 0x1800
+MOST_POSITIONS, MOST_PAGES = 30, 20                  # of a random launch: their records lie within PORT_STRIDE
 UNITS = {Opcode.LOAD: "load", Opcode.MATMUL: "matmul", Opcode.VECTOR: "vector", Opcode.ATTEND: "attend"}
 COMMANDS = {"load": LoadCommand, "matmul": MatmulCommand, "vector": isa.Vector, "attend": AttendCommand}
+
+
+def effective(descriptors, run):
+    """[(index, bits), ...] of what a run issues: up to the END that ends it, without those that do not."""
+    issued = []
+    for index, bits in enumerate(descriptors):
+        if bits & 0xFF != Opcode.END.value:
+            issued.append((index, bits))
+        elif not body(bits)["above"] or len(run["lanes"]) <= body(bits)["above"]:
+            break
+    return issued
 
 
 class Host:
@@ -64,6 +87,13 @@ class Host:
         word = await self.read("STATUS")
         return {name: word >> bit & 1 for bit, name in enumerate(("busy", "done", "error", "draining"))}
 
+    async def page(self, op, page=0, index=0, slot=0):
+        """One command; waits until it is done. Returns whether something has been refused since the last reset."""
+        await self.write("PAGE", page | index << 12 | slot << 24 | op << 28)
+        while (status := await self.read("PAGE_STATUS")) & 1:
+            pass
+        return bool(status >> 1)
+
 
 class Bench:
     def __init__(self, dut, *, latency_cycles=(1, 30), stall=0.2):
@@ -86,6 +116,7 @@ class Bench:
                      for dest in ("loader", "matmul", "attend")}
         self.writes = link.Source(dut, "i_write", shape=WriteWord(port_bytes), stall=stall)
         self.hang = None                                    # a unit that takes commands and never ends one
+        self.pages = {}                                     # (slot, index): page, as told to the accelerator
         self._tasks, self._strobes = [], 0
         for name in ("done", "topk_token", "topk_logit", "topk_count"):
             getattr(dut, name).value = 0
@@ -112,8 +143,10 @@ class Bench:
             self.image[MODEL_BASE + PROGRAM + 64 * k:MODEL_BASE + PROGRAM + 64 * k + 64] = bits.to_bytes(64, "little")
         self.before = bytes(self.image)
         await self.host.write("PROGRAM_COUNT", len(descriptors) if count is None else count)
-        await self.host.write("N_TOKENS", launch["n_tokens"])
-        await self.host.write("FIRST_POSITION", launch["first_position"])
+        await self.host.write("N_TOKENS", len(launch["lanes"]))
+        for t, (slot, position) in enumerate(launch["lanes"]):
+            await self.host.write(f"LANE{t}", slot << 16 | position)
+        await self.map(launch["pages"])
         for t, token in enumerate(tokens):
             await self.host.write(f"TOKEN{t}", token)
         self.launch, self.taken, self.completed = launch, {unit: [] for unit in COMMANDS}, dict.fromkeys(COMMANDS, 0)
@@ -122,6 +155,20 @@ class Bench:
         self._tasks = [cocotb.start_soon(self._play(unit)) for unit in COMMANDS]
         self._tasks.append(cocotb.start_soon(self._play_records()))
         await self.host.write("CONTROL", 1)
+
+    async def map(self, pages):
+        """The tables as given, all pages owned by their slots."""
+        for at in sorted(self.pages.keys() - pages.keys()):
+            await self.host.page(PageOp.UNMAP, 0, at[1], at[0])
+        for page in sorted({(page, slot) for (slot, _), page in self.pages.items()}
+                           - {(page, slot) for (slot, _), page in pages.items()}):
+            await self.host.page(PageOp.RELEASE, page[0])
+        for (slot, index), page in pages.items():
+            if (page, slot) not in {(page, slot) for (slot, _), page in self.pages.items()}:
+                await self.host.page(PageOp.CLAIM, page, index, slot)
+            if self.pages.get((slot, index)) != page:
+                assert not await self.host.page(PageOp.MAP, page, index, slot)
+        self.pages = dict(pages)
 
     def stop_units(self):
         """The units go back to where they were at power-up."""
@@ -148,8 +195,8 @@ class Bench:
             elif unit == "matmul":
                 wanted = [found["n_row_groups"] * found["n_col_blocks"] * found["planes"] for _ in ports]
             elif unit == "attend":
-                wanted = [len(range(p, self.launch["first_position"], size["n_ports"]))
-                          * record_beats(found["head_words"], size) for p in ports]
+                rows = past(found, self.launch, size)
+                wanted = [sum(port == p for port, _ in rows) * record_beats(found, size) for p in ports]
             else:
                 wanted = None
             if wanted:
@@ -225,7 +272,8 @@ class Bench:
         self.stop_units()
         assert status == {"busy": 0, "done": 1, "error": 0, "draining": 0}, \
             f"{status}, {Error.NAMES.get(code)} at {index}"
-        body_ = descriptors[:-1]
+        issued = effective(descriptors, launch)
+        body_ = [bits for _, bits in issued]
         for opcode, unit in UNITS.items():
             mine = [bits for bits in body_ if bits & 0xFF == opcode.value]
             want = [command(bits, launch) for bits in mine]
@@ -243,9 +291,9 @@ class Bench:
                     plans = [plan for bits in mine for plan in reads(bits, launch, list(tokens), self.size)[p]]
                     assert got == [beat for plan in plans for beat in self.beats(before, *plan)], \
                         f"{dest} data of port {p}"
-        want = [{"offset": f["addr"], "port_stride": f["port_stride"], "index": index,
+        want = [{"offset": f["addr"], "port_stride": f["port_stride"], "index": index, "int4": f["int4"],
                  "head_words": f["n_words"] * self.size["vector_lanes"] // self.size["port_bytes"]}
-                for index, bits in enumerate(body_) if bits & 0xFF == Opcode.VECTOR.value
+                for index, bits in issued if bits & 0xFF == Opcode.VECTOR.value
                 for f in (body(bits),) if f["sink"] == Sink.V.value]
         assert self.records_taken == want
         for start, beats in self.record_data:
@@ -259,7 +307,10 @@ class Bench:
             assert await self.host.read(f"PORT{p}_BEATS") == beats
         assert await self.host.read("DESCRIPTORS") == len(body_)
         assert await self.host.read("WRITE_BEATS") == 2 * len(want)
-        assert await self.host.read("FETCH_BEATS") == len(descriptors) * 64 // self.size["port_bytes"]
+        fetched = await self.host.read("FETCH_BEATS")
+        whole = len(descriptors) * 64 // self.size["port_bytes"]
+        early = any(bits & 0xFF == 0 and body(bits)["above"] >= len(launch["lanes"]) for bits in descriptors)
+        assert fetched <= whole if early else fetched == whole
         assert await self.host.read("CYCLES") > len(body_)
 
     @staticmethod
@@ -281,33 +332,46 @@ class Bench:
         return [int.from_bytes(memory[start + k * size:start + (k + 1) * size], "little") for k in range(n)]
 
     def random_launch(self, numbers):
-        n_tokens = numbers.choice([1, self.size["token_lanes"], numbers.randint(1, self.size["token_lanes"])])
-        return {"n_tokens": n_tokens, "first_position": numbers.choice([0, 1, 2, 3, 17, numbers.randrange(25)])}
+        """Lanes in segments, and pages for what they have and will have, in any order."""
+        size, lanes = self.size, []
+        n_tokens = numbers.choice([1, size["token_lanes"], numbers.randint(1, size["token_lanes"])])
+        slots = numbers.sample(range(size["max_sequences"]), size["max_sequences"])
+        while len(lanes) < n_tokens:
+            n = n_tokens - len(lanes) if len(slots) == 1 else numbers.randint(1, n_tokens - len(lanes))
+            first, slot = numbers.choice([0, 1, 2, 3, 17, numbers.randrange(MOST_POSITIONS)]), slots.pop()
+            lanes += [(slot, first + t) for t in range(n)]
+        free = numbers.sample(range(MOST_PAGES), MOST_PAGES)
+        wanted = sorted({(slot, j // size["page_positions"]) for slot, position in lanes for j in range(position + 1)})
+        return launch(lanes, {at: free.pop() for at in wanted})
 
-    def random_program(self, numbers, n):
-        """Legal descriptors with waits for earlier ones, small enough to read quickly, and END."""
+    def random_program(self, numbers, n, *, n_tokens=1):
+        """Legal descriptors with waits for earlier ones, small enough to read quickly, and END; with some END for fewer tokens."""
         size, issued, out = self.size, dict.fromkeys(COMMANDS, 0), []
         quantum = max(1, size["vector_lanes"] // size["engine_rows"])
         for _ in range(n):
             waits = tuple(max(0, count - numbers.choice([0, 0, 1, 2, 5])) if numbers.random() < 0.4 else 0
                           for count in issued.values())
-            b = size["port_bytes"]
+            b, lane = size["port_bytes"], numbers.randrange(n_tokens)
+            if n_tokens > 1 and numbers.random() < 0.1:
+                out.append(raw(Opcode.END, above=numbers.randrange(1, n_tokens)))
             unit = numbers.choice(["load", "matmul", "vector", "vector", "vector", "attend"])
             if unit == "load":
                 bits = raw(Opcode.LOAD, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE,
                            index_stride=b * numbers.choice([0, 1, 3, 16]), index=numbers.choice(list(Index)),
                            n_words=numbers.randint(1, 6), d_base=numbers.randrange(20), d_stride=numbers.randrange(20),
-                           rank=numbers.randrange(size["top_k"]))
+                           rank=numbers.randrange(size["top_k"]), lane=numbers.choice([0, size["token_lanes"] - 1, 15]))
             elif unit == "matmul":
                 gather = numbers.random() < 0.3
                 bits = raw(Opcode.MATMUL, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE, gather=gather,
-                           rank=numbers.randrange(size["top_k"]),
+                           rank=numbers.randrange(size["top_k"]), lane=0 if gather else lane,
                            n_row_groups=quantum * (1 if gather else numbers.randint(1, 4)), n_col_blocks=numbers.randint(1, 3),
                            planes=numbers.choice([1, 1, 5]), bank=numbers.randrange(2),
                            tokens=numbers.choice(list(Tokens)))
             elif unit == "attend":
                 bits = raw(Opcode.ATTEND, waits, addr=b * numbers.randrange(16), port_stride=PORT_STRIDE,
-                           head_words=numbers.randint(1, 2), bank=numbers.randrange(2),
+                           head_words=numbers.randint(1, 2), bank=numbers.randrange(2), int4=numbers.randrange(2),
+                           bidirectional=numbers.randrange(2), sinks=numbers.choice([0, 1, 4, numbers.randrange(20)]),
+                           window=numbers.choice([0, 0, 1, 2, size["page_positions"], numbers.randrange(30)]),
                            group=numbers.randint(1, size["max_queries"] // size["token_lanes"]))
             else:
                 sink = numbers.choice(list(Sink))
@@ -318,13 +382,17 @@ class Bench:
                            d_base=numbers.randrange(top), source=numbers.choice(list(Source)),
                            mul1=numbers.choice(list(Mul1)), mul2=numbers.choice(list(Mul2)),
                            mul3=numbers.choice(list(Mul3)), add=numbers.choice(list(Add)),
-                           reduce=numbers.choice(list(Reduce)), sink=sink, imm0=numbers.getrandbits(32))
+                           reduce=numbers.choice(list(Reduce)), sink=sink, tokens=numbers.choice(list(Tokens)), lane=lane,
+                           int4=numbers.randrange(2), imm0=numbers.getrandbits(32))
             issued[unit] += 1
             out.append(bits)
+        if numbers.random() < 0.3:
+            out.insert(numbers.randrange(len(out) + 1), raw(Opcode.END, above=numbers.randrange(n_tokens, 32)))
         return [*out, raw(Opcode.END)]
 
     async def recovered(self):
         """A program runs, as if nothing had happened."""
         numbers = rng("recovered")
         tokens = [numbers.randrange(40) for _ in range(self.size["token_lanes"])]
-        await self.runs(self.random_program(numbers, 8), self.random_launch(numbers), tokens)
+        run = self.random_launch(numbers)
+        await self.runs(self.random_program(numbers, 8, n_tokens=len(run["lanes"])), run, tokens)

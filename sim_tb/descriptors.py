@@ -1,9 +1,10 @@
 """What a descriptor means, in plain Python: its verdict, its memory reads, its command.
 
-Sizes are those of ``AccelConfig``, by name.
+Sizes are those of ``AccelConfig``, by name. A launch is a dict: ``lanes``, [(slot, position), ...] of its token lanes, and
+``pages``, {(slot, position div page_positions): page}.
 
     bits = raw(Opcode.MATMUL, n_row_groups=4, n_col_blocks=2, planes=1)
-    judge(bits, {"n_tokens": 1, "first_position": 0}, sizes)       # Error.NONE
+    judge(bits, launch([(0, 0)]), sizes)       # Error.NONE
 """
 
 from amaranth.lib import data
@@ -13,7 +14,8 @@ from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, T
 from celosia.hw.regs import Error
 from celosia.sim_tb.link import unpack
 
-__all__ = ["MODEL", "CACHE", "raw", "body", "gathers", "judge", "number_of", "record_beats", "reads", "row_quantum", "command"]
+__all__ = ["MODEL", "CACHE", "raw", "body", "command", "gathers", "judge", "launch", "launch_word", "number_of", "past", "reads",
+           "record_beats", "row_quantum", "segments"]
 
 MODEL, CACHE = "model", "cache"
 
@@ -22,7 +24,7 @@ def raw(opcode, waits=(0, 0, 0, 0), **fields):
     """A descriptor as an integer; unlike isa.pack, it takes any code."""
     opcode = opcode.value if isinstance(opcode, Opcode) else opcode
     bits = opcode | sum(wait << 32 + 16 * i for i, wait in enumerate(waits))
-    if opcode in (1, 2, 3, 4):
+    if opcode in range(5):
         layout = data.Layout.cast(isa.BODIES[Opcode(opcode)])
         for name, value in fields.items():
             value = getattr(value, "value", value)
@@ -37,14 +39,36 @@ def body(bits):
     return {name: bits >> 96 + field.offset & (1 << field.width) - 1 for name, field in layout if name != "reserved"}
 
 
+def launch(lanes, pages=None):
+    """A launch of (slot, position) lanes."""
+    return {"lanes": list(lanes), "pages": pages or {}}
+
+
+def segments(launch):
+    """[(slot, position of the first lane, number of that lane), ...]"""
+    lanes = launch["lanes"]
+    return [(slot, position, t) for t, (slot, position) in enumerate(lanes) if not t or lanes[t - 1][0] != slot]
+
+
+def launch_word(launch):
+    """The values of ``celosia.hw.links.Launch``; lanes that are not there are zero."""
+    lanes = launch["lanes"]
+    firsts = {t for _, _, t in segments(launch)}
+    return {"n_tokens": len(lanes), "lanes": [
+        {"slot": slot, "position": position, "first": int(t in firsts), "last": int(t + 1 in firsts or t + 1 == len(lanes))}
+        for t, (slot, position) in enumerate(lanes)] + [{}] * (16 - len(lanes))}
+
+
 def judge(bits, launch, size):
     """Error code of a descriptor, from the words of hw/isa.py and the sizes of the configuration."""
     if bits & 0xFF > 4:
         return Error.OPCODE
     if bits & 0xFF == 0:
         return Error.NONE
-    opcode, f, n = Opcode(bits & 0xFF), body(bits), launch["n_tokens"]
+    opcode, f, n = Opcode(bits & 0xFF), body(bits), len(launch["lanes"])
     lanes = size["vector_lanes"]
+    if f.get("tokens", 0) > 2:
+        return Error.OPCODE
 
     def beyond(base, stride, rows, words, limit):
         return base + (rows - 1) * stride + words > limit
@@ -79,6 +103,7 @@ def judge(bits, launch, size):
             bad = bad or elements % size["port_bytes"] or elements // size["port_bytes"] > size["max_head_words"]
         if sink is Sink.Q:
             bad = bad or f["head"] >= size["max_queries"] // size["token_lanes"]
+    bad = bad or f.get("tokens") == Tokens.LANE.value and f["lane"] >= n
     return Error.SIZE if bad else Error.NONE
 
 
@@ -93,45 +118,59 @@ def gathers(bits):
             or opcode == Opcode.MATMUL.value and body(bits)["gather"] == 1)
 
 
-def number_of(rank):
-    """Number of a candidate of the shortlist, in benches of control."""
-    return 5 * rank + 2
+def number_of(f, launch):
+    """Number of the candidate that a descriptor gathers, in benches of control."""
+    return 5 * f["rank"] + 32 * min(f["lane"], len(launch["lanes"]) - 1) + 2
 
 
-def record_beats(head_words, size):
-    return 2 * head_words + max(1, 8 // size["port_bytes"])
+def record_beats(f, size):
+    """Beats of a record of an ATTEND."""
+    return 2 * (-(-f["head_words"] // 2) if f["int4"] else f["head_words"]) + max(1, 8 // size["port_bytes"])
+
+
+def past(f, launch, size):
+    """[(port, row of its region), ...] that an ATTEND reads, position by position; KeyError on a page that is not there."""
+    n_ports, page_positions, found = size["n_ports"], size["page_positions"], []
+    for slot, first, _ in segments(launch):
+        lowest, ends = first - f["window"] + 1, -(-f["sinks"] // n_ports)
+        skip = range(ends, lowest // n_ports) if f["window"] and lowest > 0 else range(0)
+        for j in range(first):
+            if j // n_ports not in skip:
+                page = launch["pages"][slot, j // page_positions]
+                found.append((j % n_ports, (page * page_positions + j % page_positions) // n_ports))
+    return found
 
 
 def reads(bits, launch, tokens, size):
     """For every port, [(window, offset, beats), ...] that a descriptor reads, in order."""
     opcode, f, ports = Opcode(bits & 0xFF), body(bits), range(size["n_ports"])
     if opcode is Opcode.LOAD:
-        rows = {Index.NONE.value: [0], Index.TOKEN.value: tokens[:launch["n_tokens"]],
-                Index.POSITION.value: [launch["first_position"] + t for t in range(launch["n_tokens"])],
-                Index.CANDIDATE.value: [number_of(f["rank"]) // row_quantum(size)]}[f["index"]]
+        rows = {Index.NONE.value: [0], Index.TOKEN.value: tokens[:len(launch["lanes"])],
+                Index.POSITION.value: [position for _, position in launch["lanes"]],
+                Index.CANDIDATE.value: [number_of(f, launch) // row_quantum(size)]}[f["index"]]
         beats = f["n_words"] * 4 * size["vector_lanes"] // (size["n_ports"] * size["port_bytes"])
         return [[(MODEL, f["addr"] + p * f["port_stride"] + row * f["index_stride"], beats) for row in rows]
                 for p in ports]
     if opcode is Opcode.MATMUL:
         beats = f["n_row_groups"] * f["n_col_blocks"] * f["planes"]
-        first = f["gather"] * (number_of(f["rank"]) // row_quantum(size)) * beats * size["port_bytes"]
+        first = f["gather"] * (number_of(f, launch) // row_quantum(size)) * beats * size["port_bytes"]
         return [[(MODEL, f["addr"] + p * f["port_stride"] + first, beats)] for p in ports]
     if opcode is Opcode.ATTEND:
-        past = [len(range(p, launch["first_position"], size["n_ports"])) for p in ports]
-        return [[(CACHE, f["addr"] + p * f["port_stride"], past[p] * record_beats(f["head_words"], size))]
-                for p in ports]
+        beats = record_beats(f, size)
+        return [[(CACHE, f["addr"] + p * f["port_stride"] + row * beats * size["port_bytes"], beats)
+                 for port, row in past(f, launch, size) if port == p] for p in ports]
     return [[] for _ in ports]
 
 
 def command(bits, launch):
     """What the unit is told."""
-    opcode, f, n = Opcode(bits & 0xFF), body(bits), launch["n_tokens"]
+    opcode, f, n = Opcode(bits & 0xFF), body(bits), len(launch["lanes"])
     if opcode is Opcode.LOAD:
         return {"n_words": f["n_words"], "d_base": f["d_base"], "d_stride": f["d_stride"],
                 "n_rows": n if f["index"] in (Index.TOKEN.value, Index.POSITION.value) else 1}
     if opcode is Opcode.MATMUL:
         return {key: f[key] for key in ("n_row_groups", "n_col_blocks", "planes", "bank")} | {
-            "n_lanes": 1 if f["tokens"] == Tokens.LAST.value else n}
+            "n_lanes": n if f["tokens"] == Tokens.ALL.value else 1}
     if opcode is Opcode.ATTEND:
-        return {key: f[key] for key in ("group", "head_words", "bank")}
+        return {key: value for key, value in f.items() if key not in ("addr", "port_stride")}
     return unpack(isa.Vector, bits >> 96)

@@ -1,5 +1,7 @@
 """Bench of the attention unit: whole heads, back to back, against the golden attention and the golden records."""
 
+from dataclasses import dataclass
+
 import cocotb
 import torch
 from cocotb.triggers import RisingEdge
@@ -7,50 +9,79 @@ from cocotb.triggers import RisingEdge
 from celosia.gen.golden import f32
 from celosia.gen.golden.attention import attend, pack_record
 from celosia.hw.isa import Sink as QuantSink
-from celosia.hw.links import AttendCommand, AttendWord, Launch, QuantWord, RecordCommand, record_beats
-from celosia.hw.mem.links import WriteWord
-from celosia.sim_tb.link import Monitor, Sink, Source, pack, parameters, reset, rng, start_clock
+from celosia.hw.links import (
+    AttendCommand,
+    AttendWord,
+    Launch,
+    PageAnswer,
+    PageAsk,
+    QuantWord,
+    RecordCommand,
+    record_beats,
+    visited_rows,
+)
+from celosia.hw.mem.links import ErrorReport, WriteWord
+from celosia.hw.regs import Error
+from celosia.sim_tb.link import Monitor, Sink, Source, cycles, pack, parameters, reset, rng, start_clock, unpack
 
 KINDS = ("plain", "peaked", "flat", "lowest", "one_hot", "wide", "zeros")
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Lanes of one sequence, side by side: positions first .. first + n - 1."""
+    slot: int
+    first: int
+    n: int
+
+
 class Head:
-    """One KV head of a scenario: random inputs of a kind, and what must come out."""
+    """One KV head of a scenario: random inputs of a kind, and what must come out. ``sight``: window, sinks, bidirectional."""
 
-    def __init__(self, numbers, kind, *, n_tokens, group, head_dim, first_position, bank):
+    def __init__(self, numbers, kind, segments, *, group, head_dim, bank, int4=False, **sight):
+        self.segments, self.group, self.head_dim, self.bank = segments, group, head_dim, bank
+        self.int4, self.sight = int4, sight
+        self.parts = [self._part(numbers, kind, segment) for segment in segments]
+        # By lane: the segment's tensors, the token in it.
+        self.lanes = [(part, t) for part, segment in zip(self.parts, segments) for t in range(segment.n)]
+
+    def _part(self, numbers, kind, segment):
         g = torch.Generator().manual_seed(numbers.randrange(1 << 30))
-        n_positions = first_position + n_tokens
+        n_positions, lowest = segment.first + segment.n, -8 if self.int4 else -128
 
-        def vectors(*shape):
-            return torch.randint(-128, 128, shape, generator=g).to(torch.int8)
+        def vectors(*shape, lowest=lowest):
+            return torch.randint(lowest, -lowest, shape, generator=g).to(torch.int8)
 
         def scales(*shape, centre):
             spread = {"wide": 12.0, "peaked": 2.0}.get(kind, 0.5)
             return (centre * torch.exp2(spread * torch.randn(shape, generator=g))).to(torch.float32)
 
-        self.bank, self.first_position, self.n_tokens, self.group = bank, first_position, n_tokens, group
-        self.q = vectors(n_tokens, group, head_dim)
-        self.k, self.v = vectors(n_positions, head_dim), vectors(n_positions, head_dim)
-        self.qf = scales(n_tokens, group, centre={"peaked": 0.1, "flat": 0.001}.get(kind, 0.02))
-        self.ks, self.vs = scales(n_positions, centre=0.02), scales(n_positions, centre=0.01)
+        q = vectors(segment.n, self.group, self.head_dim, lowest=-128)
+        k, v = vectors(n_positions, self.head_dim), vectors(n_positions, self.head_dim)
+        qf = scales(segment.n, self.group, centre={"peaked": 0.1, "flat": 0.001}.get(kind, 0.02))
+        ks, vs = scales(n_positions, centre=0.02), scales(n_positions, centre=0.01)
         if kind == "lowest":
-            self.q[:], self.k[:], self.v[:] = -128, -128, -128
-            self.qf[:], self.ks[:], self.vs[:] = 1.0, 1.0, 1.0
+            q[:], k[:], v[:] = -128, lowest, lowest
+            qf[:], ks[:], vs[:] = 1.0, 1.0, 1.0
         elif kind == "flat":
-            self.k[:] = self.k[0]
+            k[:] = k[0].clone()
         elif kind == "one_hot":
-            self.k[:] = 0
-            self.k[numbers.randrange(n_positions)] = self.q[0, 0]
-            self.qf[:], self.ks[:] = 1.0, 1.0
+            k[:] = 0
+            k[numbers.randrange(n_positions)] = q[0, 0].clamp(lowest, -lowest - 1)
+            qf[:], ks[:] = 1.0, 1.0
         elif kind == "zeros":
-            self.vs[torch.rand(n_positions, generator=g) < 0.6] = 0.0
-            self.ks[torch.rand(n_positions, generator=g) < 0.2] = 0.0
+            vs[torch.rand(n_positions, generator=g) < 0.6] = 0.0
+            ks[torch.rand(n_positions, generator=g) < 0.2] = 0.0
+        return segment, q, qf, k, ks, v, vs
 
     def golden(self, n_slices):
-        return attend(self.q, self.qf, self.k, self.ks, self.v, self.vs, self.first_position, n_slices)
+        """acc (T, G, D) and scale (T, G) of all lanes."""
+        results = [attend(*tensors, segment.first, n_slices, **self.sight) for segment, *tensors in self.parts]
+        return [torch.cat(parts) for parts in zip(*results)]
 
-    def record(self, position, port_bytes):
-        return pack_record(self.k[position], self.ks[position], self.v[position], self.vs[position], port_bytes)
+    def record(self, part, position, port_bytes):
+        _, _, _, k, ks, v, vs = part
+        return pack_record(k[position], ks[position], v[position], vs[position], port_bytes, self.int4)
 
 
 def beats(raw, port_bytes):
@@ -81,13 +112,48 @@ class Bench:
         self.o_write = Sink(dut, "o_write", shape=WriteWord(self.port_bytes), stall=stall)
         self.watch = Monitor(dut, "o")
         Monitor(dut, "o_write")
-        self.n_done = 0
-        cocotb.start_soon(self._count_done())
+        self.n_done, self.n_busy, self.errors = 0, 0, []
+        self.page_positions = self.sizes["page_positions"]
+        self.pages = {}         # by slot and index; what is not there may not be written
+        dut.page_answer.value = 0
+        cocotb.start_soon(self._watch())
+        cocotb.start_soon(self._answer())
 
-    async def _count_done(self):
+    async def _watch(self):
         while True:
             await RisingEdge(self.dut.clk)
             self.n_done += int(self.dut.done.value)
+            self.n_busy += int(self.dut.count_busy.value)
+            error = unpack(ErrorReport, int(self.dut.error.value))
+            if error["valid"]:
+                self.errors.append((error["code"], error["index"]))
+
+    async def _answer(self):
+        """The page table: answers page_cycles after the question."""
+        late = [0] * (self.sizes["page_cycles"] - 1)
+        while True:
+            await RisingEdge(self.dut.clk)
+            ask = unpack(PageAsk, int(self.dut.page_ask.value))
+            page = self.pages.get((ask["slot"], ask["index"]))
+            late.append(pack(PageAnswer, {"page": page or 0, "ok": int(page is not None)}))
+            self.dut.page_answer.value = late.pop(0)
+
+    def launch(self, segments, numbers):
+        """Say the lanes of a run and give every page that is written a number; lanes without a token hold anything."""
+        lanes = [{"position": segment.first + t, "slot": segment.slot, "first": int(t == 0), "last": int(t == segment.n - 1)}
+                 for segment in segments for t in range(segment.n)]
+        n_tokens = len(lanes)
+        lanes += [{"position": numbers.randrange(1 << 16), "slot": numbers.randrange(16), "first": numbers.randrange(2),
+                   "last": numbers.randrange(2)} for _ in range(16 - n_tokens)]
+        self.dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "lanes": lanes})
+        self.pages = {(lane["slot"], lane["position"] // self.page_positions): numbers.randrange(1 << 12)
+                      for lane in lanes[:n_tokens]}
+
+    def offset(self, place, segment, position, n_bytes):
+        """Byte of the record of a position in the cache window."""
+        size = self.page_positions
+        row = (self.pages[segment.slot, position // size] * size + position % size) // self.n_ports
+        return (place["offset"] + position % self.n_ports * place["port_stride"] + row * n_bytes) % (1 << 40)
 
     async def until(self, condition, what, limit=60_000):
         for _ in range(limit):
@@ -96,50 +162,68 @@ class Bench:
             await RisingEdge(self.dut.clk)
         raise TimeoutError(f"{what} did not happen within {limit} cycles")
 
+    async def send_rows(self, head):
+        """Q, K and V of a head."""
+        n_tokens = len(head.lanes)
+        for h in range(head.group):
+            for lane, ((_, q, qf, *_), t) in enumerate(head.lanes):
+                await self.quant.send(row_words(QuantSink.Q, lane, h, head.bank, q[t, h], qf[t, h], self.lanes))
+        for sink, which in ((QuantSink.K, 3), (QuantSink.V, 5)):
+            for lane in range(n_tokens):
+                part, t = head.lanes[lane]
+                j = part[0].first + t
+                await self.quant.send(row_words(sink, lane, 0, 0, part[which][j], part[which + 1][j], self.lanes))
+
+    def place_of(self, head, numbers):
+        """A RecordCommand for the head."""
+        return {"offset": numbers.randrange(1 << 38), "port_stride": numbers.randrange(1 << 32), "int4": int(head.int4),
+                "head_words": -(-head.head_dim // self.port_bytes), "index": numbers.randrange(1 << 16)}
+
+    async def expect_record(self, head, place, lane):
+        """The record of a lane must be the next that leaves."""
+        part, t = head.lanes[lane]
+        segment = part[0]
+        data = beats(head.record(part, segment.first + t, self.port_bytes), self.port_bytes)
+        got = await self.o_write.recv(len(data))
+        assert [w["data"] for w in got] == data, f"record of lane {lane}"
+        offset = self.offset(place, segment, segment.first + t, len(data) * self.port_bytes)
+        assert (got[0]["offset"], got[0]["beats"], got[0]["index"]) == (offset, len(data), place["index"])
+        assert [w["first"] for w in got] == [1] + [0] * (len(data) - 1)
+        assert [w["last"] for w in got] == [0] * (len(data) - 1) + [1]
+
     async def run(self, heads, numbers, ahead):
         """Heads of one launch. ``ahead``: the ATTEND of a head waits until the rows of so many later heads are in."""
-        first, n_tokens = heads[0].first_position, heads[0].n_tokens
-        head_words = -(-heads[0].k.shape[1] // self.port_bytes)
-        n_beats = record_beats(head_words, self.port_bytes)
-        self.dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "first_position": first})
+        head_words = -(-heads[0].head_dim // self.port_bytes)
+        n_tokens = len(heads[0].lanes)
+        self.launch(heads[0].segments, numbers)
         rows_in, began = [0], self.n_done
-        places = [{"offset": numbers.randrange(1 << 38), "port_stride": numbers.randrange(1 << 32),
-                   "head_words": head_words, "index": numbers.randrange(1 << 16)} for _ in heads]
+        places = [self.place_of(head, numbers) for head in heads]
 
         async def rows():
             for number, head in enumerate(heads):
                 await self.until(lambda n=number: self.n_done - began > n - 2, "the bank's former ATTEND")
-                for h in range(head.group):
-                    for t in range(n_tokens):
-                        await self.quant.send(row_words(QuantSink.Q, t, h, head.bank, head.q[t, h], head.qf[t, h],
-                                                        self.lanes))
-                for sink, x, scales in ((QuantSink.K, head.k, head.ks), (QuantSink.V, head.v, head.vs)):
-                    for t in range(n_tokens):
-                        await self.quant.send(row_words(sink, t, 0, 0, x[first + t], scales[first + t], self.lanes))
+                await self.send_rows(head)
                 rows_in[0] += 1
 
         async def commands():
             for number, head in enumerate(heads):
                 await self.until(lambda n=number: rows_in[0] >= min(n + 1 + ahead, len(heads)), "the rows of the head")
-                await self.command.send([{"group": head.group, "head_words": head_words, "bank": head.bank}])
+                await self.command.send([{"group": head.group, "head_words": head_words, "bank": head.bank,
+                                          "int4": int(head.int4), **head.sight}])
 
         async def past(port):
             for head in heads:
-                for j in range(port, first, self.n_ports):
-                    await self.past[port].send(beats(head.record(j, self.port_bytes), self.port_bytes))
+                for part in head.parts:
+                    first = part[0].first
+                    start_row, sink_rows = visited_rows(first, head.sight["window"], head.sight["sinks"], self.n_ports)
+                    for row, j in enumerate(range(port, first, self.n_ports)):
+                        if row < sink_rows or row >= start_row:
+                            await self.past[port].send(beats(head.record(part, j, self.port_bytes), self.port_bytes))
 
         async def writes():
             for place, head in zip(places, heads):
-                for j in range(first, first + n_tokens):
-                    got = await self.o_write.recv(n_beats)
-                    data = beats(head.record(j, self.port_bytes), self.port_bytes)
-                    offset = place["offset"] + j % self.n_ports * place["port_stride"] \
-                        + j // self.n_ports * n_beats * self.port_bytes
-                    assert [w["data"] for w in got] == data, f"record of position {j}"
-                    assert (got[0]["offset"], got[0]["beats"], got[0]["index"]) == \
-                        (offset % (1 << 40), n_beats, place["index"])
-                    assert [w["first"] for w in got] == [1] + [0] * (n_beats - 1)
-                    assert [w["last"] for w in got] == [0] * (n_beats - 1) + [1]
+                for lane in range(n_tokens):
+                    await self.expect_record(head, place, lane)
 
         tasks = [cocotb.start_soon(task) for task in (
             rows(), commands(), self.place.send(places), writes(), *(past(p) for p in range(self.n_ports)))]
@@ -153,25 +237,53 @@ class Bench:
                     got = await self.o.recv(words)
                     want = [{"acc": padded[t, h, i * self.lanes:(i + 1) * self.lanes].tolist(),
                              "scale": int(f32.to_bits(scale[t, h]))} for i in range(words)]
-                    assert got == want, f"head {number}, token {t}, query head {h}: {got} instead of {want}"
+                    assert got == want, f"head {number} ({head.segments}, {head.sight}, int4 {head.int4}), lane {t}, " \
+                        f"query head {h}: {got} instead of {want}"
             assert self.n_done - began == number
             await self.until(lambda n=number: self.n_done - began == n + 1, "done", 4)
         for task in tasks:
             await task
+        assert not self.errors
         assert self.watch.transfers == words * n_tokens * sum(head.group for head in heads) + self.watched
         self.watched = self.watch.transfers
 
     watched = 0
 
 
+NO_LIMIT = {"window": 0, "sinks": 0, "bidirectional": 0}
+
+
+def random_segments(numbers, sizes):
+    """One segment, one a lane, or any; positions from 0 to beyond several pages."""
+    left, how = numbers.randint(1, sizes["token_lanes"]), numbers.randrange(3)
+    lengths = []
+    while left:
+        lengths.append((left, 1, numbers.randint(1, left))[how])
+        left -= lengths[-1]
+    page = sizes["page_positions"]
+    most = min(sizes["max_positions"], 60 if len(lengths) < 5 else 20)
+    return [Segment(slot, numbers.choice((0, numbers.randint(0, 5), numbers.randint(0, most - n), max(page - n + 1, 0))), n)
+            for slot, n in zip(numbers.sample(range(16), len(lengths)), lengths)]
+
+
+def random_sight(numbers, sizes, segments):
+    """What a head's tokens see: a window around every length that matters."""
+    first, n = max(segment.first for segment in segments), max(segment.n for segment in segments)
+    window = numbers.choice((0, 0, 1, 2, n, n + 1, sizes["page_positions"], first, first + 1, first + n + 3,
+                             numbers.randint(1, first + n)))
+    sinks = numbers.choice((0, 1, 4, sizes["n_ports"] + 1, numbers.randint(0, first + n)))
+    return {"window": window, "sinks": sinks, "bidirectional": int(numbers.random() < 0.3)}
+
+
 def random_heads(numbers, sizes, kind):
-    n_tokens = numbers.randint(1, sizes["token_lanes"])
+    segments = random_segments(numbers, sizes)
     group = numbers.randint(1, sizes["max_queries"] // sizes["token_lanes"])
     head_words = numbers.randint(1, sizes["max_head_words"])
     short = numbers.choice((0, 0, sizes["vector_lanes"] if sizes["port_bytes"] > sizes["vector_lanes"] else 0))
-    first = numbers.choice((0, numbers.randint(0, 5), numbers.randint(0, 60)))
-    return [Head(numbers, kind, n_tokens=n_tokens, group=group, head_dim=head_words * sizes["port_bytes"] - short,
-                 first_position=first, bank=number % 2) for number in range(numbers.randint(1, 4))]
+    head_dim = numbers.choice(parameters()["head_dims"] or (head_words * sizes["port_bytes"] - short,))
+    return [Head(numbers, kind, segments, group=group, head_dim=head_dim, bank=number % 2,
+                 int4=numbers.random() < 0.4, **random_sight(numbers, sizes, segments))
+            for number in range(numbers.randint(1, 4))]
 
 
 @cocotb.test()
@@ -183,6 +295,33 @@ async def matches_golden(dut, stall):
     for number in range(parameters()["n_scenarios"]):
         kind = KINDS[number % len(KINDS)]
         await bench.run(random_heads(numbers, bench.sizes, kind), numbers, ahead=numbers.randrange(2))
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.3])
+async def stops_at_a_page_of_another(dut, stall):
+    """The records before it are written; then the error is said, once, and nothing more leaves."""
+    numbers, bench = rng(), Bench(dut, stall)
+    await reset(dut)
+    sizes = bench.sizes
+    n_tokens = sizes["token_lanes"]
+    segments = [Segment(slot, numbers.randrange(20), 1) for slot in numbers.sample(range(16), n_tokens)]
+    heads = [Head(numbers, "plain", segments, group=1, head_dim=sizes["port_bytes"], bank=n, int4=bool(n), **NO_LIMIT)
+             for n in range(2)]
+    bench.launch(segments, numbers)
+    bad = numbers.randrange(n_tokens)
+    del bench.pages[segments[bad].slot, segments[bad].first // bench.page_positions]
+    place = bench.place_of(heads[0], numbers)
+    sending = [cocotb.start_soon(task) for task in (bench.place.send([place]), bench.send_rows(heads[0]))]
+    for lane in range(bad):
+        await bench.expect_record(heads[0], place, lane)
+    await sending[1]
+    await bench.until(lambda: bench.errors, "the error", 200)
+    bench.dut.o_write__ready.value = 1
+    for _ in range(100):
+        await cycles(dut, 1)
+        assert not int(dut.o_write__valid.value), "a record was written after the error"
+    assert bench.errors == [(Error.OWNER, place["index"])]
 
 
 @cocotb.test()
@@ -199,8 +338,8 @@ async def keeps_its_rate(dut, full):
     n_tokens, group = (sizes["token_lanes"], heads_a_token) if full else (1, min(sizes["query_lanes"], heads_a_token))
     n_records, head_words = 40, sizes["max_head_words"]
     n_beats = record_beats(head_words, sizes["port_bytes"])
-    head = Head(numbers, "flat", n_tokens=n_tokens, group=group, head_dim=head_words * sizes["port_bytes"],
-                first_position=n_records * sizes["n_ports"], bank=0)
+    head = Head(numbers, "flat", [Segment(3, n_records * sizes["n_ports"], n_tokens)], group=group,
+                head_dim=head_words * sizes["port_bytes"], bank=0, **NO_LIMIT)
     taken, cycles = 0, 0
 
     async def count():
@@ -231,3 +370,22 @@ async def keeps_its_rate(dut, full):
     limit = n_tokens * group * query_cycles + 4
     dut._log.info(f"{n_tokens * group} queries took {sent} cycles, at most {limit} expected")
     assert sent <= limit, f"{n_tokens * group} queries took {sent} cycles, more than {limit}"
+
+
+@cocotb.test()
+async def segments_cost_little(dut):
+    """A lane each without a past: the cycles that a command takes more for one more segment."""
+    numbers, bench = rng(), Bench(dut, 0.0)
+    await reset(dut)
+    sizes = bench.sizes
+    busy = []
+    for n_segments in (1, sizes["token_lanes"]):
+        segments = [Segment(slot, 0, 1) for slot in range(n_segments)]
+        head = Head(numbers, "plain", segments, group=1, head_dim=sizes["port_bytes"], bank=0, **NO_LIMIT)
+        before = bench.n_busy
+        await bench.run([head], numbers, ahead=0)
+        await cycles(dut, 1)
+        busy.append(bench.n_busy - before)
+    cost = (busy[1] - busy[0]) / (sizes["token_lanes"] - 1)
+    dut._log.info(f"a segment takes {cost:.1f} cycles of its own")
+    assert cost <= 150, f"a segment takes {cost:.1f} cycles of its own"

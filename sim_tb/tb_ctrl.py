@@ -6,7 +6,7 @@ from amaranth.lib import data
 from celosia.hw import isa
 from celosia.hw.isa import Index, Opcode, Sink
 from celosia.hw.links import Launch
-from celosia.hw.regs import COUNTERS, REGISTERS, TOPK_OFFSET, Error
+from celosia.hw.regs import ABI_VERSION, COUNTERS, REGISTERS, TOPK_LANE_BYTES, TOPK_OFFSET, Error, PageOp, offset
 from celosia.sim_tb.control_bench import (
     CACHE_BASE,
     CACHE_BYTES,
@@ -17,10 +17,10 @@ from celosia.sim_tb.control_bench import (
     Bench,
     Host,
 )
-from celosia.sim_tb.descriptors import judge, raw
-from celosia.sim_tb.link import pack, reset, rng
+from celosia.sim_tb.descriptors import judge, launch, launch_word, raw
+from celosia.sim_tb.link import reset, rng, unpack
 
-LAUNCH = {"n_tokens": 1, "first_position": 0}
+LAUNCH = launch([(0, 0)])
 IDLE = raw(Opcode.VECTOR, n_words=1, block_words=1)
 
 
@@ -31,7 +31,7 @@ async def registers_keep_values(dut, stall):
     await reset(dut)
     host = bench.host = Host(dut, stall=stall)
     assert await host.read("ID") == int.from_bytes(b"CELO", "little")
-    assert await host.read("VERSION") == 1 << 16 | isa.ISA_VERSION
+    assert await host.read("VERSION") == ABI_VERSION << 16 | isa.ISA_VERSION
     assert await host.read("CONFIG") == int(bench.size["digest"], 16)
     wide = {"MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE", "PROGRAM_OFFSET"}
     places = [r.offset + 4 * high for r in REGISTERS if r.access == "rw" for high in range(2 if r.name in wide else 1)]
@@ -71,15 +71,18 @@ async def candidates_are_read(dut):
         late = [0, 0]
         while True:
             await bench.edge
-            late = [late[1], int(dut.topk_index.value)]
+            late = [late[1], int(dut.topk_index.value) + 100 * int(dut.topk_lane.value)]
             dut.topk_token.value, dut.topk_logit.value = 1000 + late[0], 0xC000_0000 + late[0]
 
     cocotb.start_soon(unit())
     dut.topk_count.value = 16
     assert await bench.host.read("TOPK_COUNT") == 16
-    for i in (0, 15, 1, 7, 383):
-        assert await bench.host.read(TOPK_OFFSET + 8 * i) == 1000 + i
-        assert await bench.host.read(TOPK_OFFSET + 8 * i + 4) == 0xC000_0000 + i
+    for lane, i in ((0, 0), (0, 15), (15, 31), (1, 7), (7, 0), (14, 16)):
+        at = TOPK_OFFSET + TOPK_LANE_BYTES * lane + 8 * i
+        assert await bench.host.read(at) == 1000 + 100 * lane + i
+        assert await bench.host.read(at + 4) == 0xC000_0000 + 100 * lane + i
+    dut.accepted.value = 0xA5C3
+    assert await bench.host.read("ACCEPTED") == 0xA5C3
 
 
 @cocotb.test()
@@ -87,9 +90,10 @@ async def runs_programs(dut):
     """Random programs one after the other, the last one long; commands, data, records and counters are right."""
     bench = Bench(dut)
     await bench.begin()
-    for n in (0, 1, 2, 15, 30, 30, 120):
+    for n in (0, 1, 2, 15, 30, 30, 100):
         tokens = [rng().randrange(40) for _ in range(bench.size["token_lanes"])]
-        await bench.runs(bench.random_program(rng(), n), bench.random_launch(rng()), tokens, limit_cycles=60_000)
+        run = bench.random_launch(rng())
+        await bench.runs(bench.random_program(rng(), n, n_tokens=len(run["lanes"])), run, tokens, limit_cycles=60_000)
         assert dut.irq.value
         await bench.host.write("CONTROL", 4)
         assert await bench.host.read("STATUS") == 0 and not dut.irq.value
@@ -107,19 +111,21 @@ async def waits_are_kept(dut):
         unit = rng().randrange(4)
         program.append(kinds[unit] | sum(count << 32 + 16 * i for i, count in enumerate(done)))
         done[unit] += 1
-    await bench.start([*program, raw(Opcode.END)], {"n_tokens": 1, "first_position": 3})
-    await bench.host.write("FIRST_POSITION", 77)
+    run = launch([(1, 3)], {(1, 0): 7})
+    await bench.start([*program, raw(Opcode.END)], run)
+    await bench.host.write("LANE0", 77)
     await bench.host.write("SCRATCH", 77)
     order = []
     while not dut.irq.value:
         await bench.edge
-        assert int(dut.launch.value) == pack(Launch, {"n_tokens": 1, "first_position": 3})
+        if any(bench.taken.values()):
+            assert unpack(Launch, int(dut.launch.value))["lanes"][0] == launch_word(run)["lanes"][0]
         total = sum(bench.completed.values())
         running = sum(map(len, bench.taken.values())) - total
         assert running <= 1, "two at a time"
         if total != len(order):
             order.append(total)
-    assert await bench.host.read("FIRST_POSITION") == 3 and await bench.host.read("SCRATCH") == 77
+    assert await bench.host.read("LANE0") == 1 << 16 | 3 and await bench.host.read("SCRATCH") == 77
     assert sum(bench.completed.values()) == 40
     bench.stop_units()
 
@@ -128,15 +134,140 @@ async def waits_are_kept(dut):
 async def launch_errors(dut):
     bench = Bench(dut)
     await bench.begin()
-    lanes, positions = bench.size["token_lanes"], bench.size["max_positions"]
-    for n_tokens, first_position in [(0, 0), (lanes + 1, 0), (0xFFFF_FFFF, 1), (1, positions),
-                                     (lanes, positions - lanes + 1), (1, 0xFFFF_FFFF)]:
-        await bench.start([IDLE, raw(Opcode.END)], {"n_tokens": n_tokens, "first_position": first_position})
+    lanes, positions, slots = (bench.size[name] for name in ("token_lanes", "max_positions", "max_sequences"))
+    bad = [[], [(0, 0)] * 2, [(0, 5), (0, 4)], [(0, 5), (0, 7)], [(0, positions)], [(0, positions - 1), (0, positions)],
+           [(0, 0xFFFF)], [(slots, 0)], [(1, 3), (slots, 0)], [(15, 0)], [(0, t) for t in range(lanes + 1)]]
+    if lanes > 2:
+        bad += [[(0, 0), (1, 0), (0, 1)], [(1, 9), (1, 10), (0, 3), (1, 11)]]
+    for each in bad:
+        await bench.start([IDLE, raw(Opcode.END)], launch(each))
+        await bench.fails(Error.LAUNCH, 0)
+    for count in (lanes + 1, 16, 32, 0xFFFF_FFFF):
+        await bench.start([IDLE, raw(Opcode.END)], LAUNCH)
+        await bench.end()
+        bench.stop_units()
+        await bench.host.write("N_TOKENS", count)
+        await bench.host.write("CONTROL", 1)
         await bench.fails(Error.LAUNCH, 0)
     for count in (0, (1 << 16) + 1):
         await bench.start([raw(Opcode.END)], LAUNCH, count=count)
         await bench.fails(Error.FETCH, 0)
-    await bench.runs([IDLE, raw(Opcode.END)], {"n_tokens": lanes, "first_position": positions - lanes})
+    await bench.runs([IDLE, raw(Opcode.END)], launch([(slots - 1, positions - lanes + t) for t in range(lanes)]))
+
+
+@cocotb.test()
+async def segments_are_found(dut):
+    """Position, slot, first and last of every lane, whatever lies in the registers of lanes that the run has not."""
+    bench = Bench(dut)
+    await bench.begin()
+    for t in range(bench.size["token_lanes"]):
+        await bench.host.write(f"LANE{t}", rng().getrandbits(32))
+    for _ in range(12):
+        run = bench.random_launch(rng())
+        await bench.runs([IDLE, raw(Opcode.END)], run)
+        found, want = unpack(Launch, int(dut.launch.value)), launch_word(run)
+        assert found["n_tokens"] == want["n_tokens"]
+        for t in range(want["n_tokens"]):
+            assert found["lanes"][t] == want["lanes"][t], f"lane {t} of {run}"
+
+
+@cocotb.test()
+async def ends_for_few_tokens(dut):
+    """END with ``above`` ends the runs of at most that many tokens and is not there for others; the next program begins clean."""
+    bench = Bench(dut)
+    await bench.begin()
+    lanes = bench.size["token_lanes"]
+    program = [bits for n in range(1, lanes + 1) for bits in (*[IDLE] * 9, raw(Opcode.END, above=n))] + [IDLE, raw(Opcode.END)]
+    for n in (lanes, 1, 2, 1):
+        await bench.runs(program, launch([(0, t) for t in range(n)], {(0, 0): 0}))
+    await bench.runs([raw(Opcode.END, above=lanes), IDLE, raw(Opcode.END)], LAUNCH)
+    await bench.runs([raw(Opcode.END, above=lanes), raw(Opcode.END)], LAUNCH)
+    await bench.recovered()
+    # An END that is not there is no end of the program.
+    await bench.start([IDLE, raw(Opcode.END, above=1)], launch([(0, 0), (0, 1)]))
+    await bench.fails(Error.FETCH, 1)
+    await bench.recovered()
+
+
+@cocotb.test()
+async def pages_are_missed(dut):
+    """A page that is not there, was released, or belongs to another: PAGE with the index of the ATTEND; shared pages are read."""
+    bench = Bench(dut)
+    await bench.begin()
+    size, host, end = bench.size, bench.host, raw(Opcode.END)
+    span = size["page_positions"]
+    attend = raw(Opcode.ATTEND, group=1, head_words=1, port_stride=PORT_STRIDE)
+    whole = {(0, 0): 3, (0, 1): 1, (0, 2): 6, (1, 0): 5}
+    run = launch([(0, 2 * span + 1), (1, 4)], whole)
+    await bench.runs([IDLE, attend, end], run)
+    await host.page(PageOp.SHARE, 1, 0, 0)
+    assert not await host.page(PageOp.MAP, 1, 2, 1)
+    await bench.runs([IDLE, attend, end], run)
+    for spoil, page, index, slot in ((PageOp.UNMAP, 0, 0, 0), (PageOp.UNMAP, 0, 2, 0), (PageOp.RELEASE, 1, 0, 0),
+                                     (PageOp.UNMAP, 0, 0, 1)):
+        await host.page(PageOp.CLEAR)
+        bench.pages = {}
+        await bench.map(whole)
+        await host.page(spoil, page, index, slot)
+        await bench.start([IDLE, IDLE, attend, IDLE, end], run)
+        await bench.fails(Error.PAGE, 2)
+        if spoil == PageOp.RELEASE:             # now it is another's
+            assert not await host.page(PageOp.CLAIM, 1, 0, 1)
+            await bench.start([attend, end], run)
+            await bench.fails(Error.PAGE, 0)
+    await host.page(PageOp.CLEAR)
+    bench.pages = {}
+    await bench.recovered()
+
+
+@cocotb.test()
+async def pages_are_commanded(dut):
+    """Commands in a row lose nothing; what is refused is said until a reset; while a program runs all are refused."""
+    bench = Bench(dut)
+    await bench.begin()
+    host, pages = bench.host, bench.size["max_pages"]
+
+    async def put(op, page=0, index=0, slot=0):
+        await host.write("PAGE", page | index << 12 | slot << 24 | op << 28)
+
+    for slot in range(2):                               # without a look at PAGE_STATUS
+        await put(PageOp.CLEAR)
+        for n in range(8):
+            await put(PageOp.CLAIM, pages - 1 - n, 0, slot)
+            await put(PageOp.MAP, pages - 1 - n, n, slot)
+    while (status := await host.read("PAGE_STATUS")) & 1:
+        pass
+    assert status == 0
+    assert await host.page(PageOp.CLAIM, pages - 1, 0, 1)
+    assert await host.page(PageOp.UNMAP, 0, 0, 1), "the refusal stays"
+    await host.write("CONTROL", 2)
+    await bench.drained()
+    assert await host.read("PAGE_STATUS") == 0
+    await host.write(offset("PAGE"), pages - 2 | PageOp.RELEASE << 28, 0b0111)              # not a whole word
+    assert await host.page(PageOp.CLAIM, pages - 2), "still owned"
+    await host.write("CONTROL", 2)
+    await bench.drained()
+    bench.hang = "vector"
+    await host.write("WATCHDOG_CYCLES", 0)
+    await bench.start([IDLE, raw(Opcode.END)], LAUNCH)
+    while not bench.taken["vector"]:
+        await bench.edge
+    await put(PageOp.CLEAR)
+    assert await host.read("PAGE_STATUS") == 2
+    await host.write("CONTROL", 2)
+    bench.stop_units()
+    bench.hang = None
+    await bench.drained()
+    await host.write("CONTROL", 2)
+    await bench.drained()
+    assert await host.page(PageOp.CLAIM, pages - 2), "not cleared"
+    # A start waits for the command before it.
+    await host.write("CONTROL", 2)
+    await bench.drained()
+    await put(PageOp.CLEAR)
+    await bench.runs([IDLE, raw(Opcode.END)], LAUNCH)
+    assert await host.read("PAGE_STATUS") == 0
+    assert not await host.page(PageOp.CLAIM, pages - 2)
 
 
 @cocotb.test()
@@ -187,7 +318,7 @@ async def memory_errors(dut):
     bench = Bench(dut)
     await bench.begin()
     b, end = bench.size["port_bytes"], raw(Opcode.END)
-    past = {"n_tokens": 1, "first_position": 40}
+    past = launch([(0, 40)], {(0, n): 2 * n for n in range(6)})
     load = {"n_words": 1, "port_stride": PORT_STRIDE}
     outside = [
         (raw(Opcode.LOAD, addr=MODEL_BYTES, **load), LAUNCH, ()),
@@ -197,8 +328,8 @@ async def memory_errors(dut):
         (raw(Opcode.MATMUL, addr=MODEL_BYTES - 4 * b, n_row_groups=4, n_col_blocks=2, planes=1), LAUNCH, ()),
         (raw(Opcode.ATTEND, addr=CACHE_BYTES - 3 * b, group=1, head_words=1), past, ()),
     ]
-    for number, (bits, launch, tokens) in enumerate(outside):
-        await bench.start([*[IDLE] * number, bits, end], launch, tokens)
+    for number, (bits, run, tokens) in enumerate(outside):
+        await bench.start([*[IDLE] * number, bits, end], run, tokens)
         await bench.fails(Error.READ_WINDOW, number)
     await bench.recovered()
 
@@ -298,7 +429,8 @@ async def reset_in_a_run(dut):
     await bench.begin()
     for trial in range(12):
         tokens = [rng().randrange(40) for _ in range(bench.size["token_lanes"])]
-        await bench.start(bench.random_program(rng(), 40), bench.random_launch(rng()), tokens)
+        run = bench.random_launch(rng())
+        await bench.start(bench.random_program(rng(), 40, n_tokens=len(run["lanes"])), run, tokens)
         for _ in range(rng().choice([0, 1, 2, 5, rng().randrange(1500)])):
             await bench.edge
         await bench.host.write("CONTROL", 3 if trial % 3 == 0 else 2)

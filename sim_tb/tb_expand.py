@@ -15,11 +15,11 @@ def random_plan(numbers):
         return numbers.getrandbits(numbers.randrange(bits + 1))
 
     scaled = numbers.randrange(2)
-    n_bits = 32 if scaled else numbers.randrange(33)            # of MATMUL and ATTEND: a number of beats
+    n_bits = 32 if scaled else numbers.randrange(33)            # of MATMUL: a number of beats
     addr = numbers.choice([below(40), HIGHEST - below(34), below(20)])
     return {"addr": addr, "port_stride": below(32), "factor_a": below(n_bits), "factor_b": below(32 if scaled else 32 - n_bits),
-            "scaled": scaled, "beats": below(17 if scaled else 9), "n_longer": numbers.randrange(4), "cache": numbers.randrange(2),
-            "dest": numbers.choice(list(Dest)).value, "index": below(16)}
+            "scaled": scaled, "beats": below(23), "extra_beats": below(8), "n_longer": numbers.randrange(4),
+            "cache": numbers.randrange(2), "dest": numbers.choice(list(Dest)).value, "index": below(16)}
 
 
 def jobs(plan, n_ports):
@@ -27,7 +27,7 @@ def jobs(plan, n_ports):
     product = plan["factor_a"] * plan["factor_b"]
     for port in range(n_ports):
         offset = plan["addr"] + port * plan["port_stride"] + product * plan["scaled"]
-        beats = plan["beats"] if plan["scaled"] else product + plan["beats"] * (port < plan["n_longer"])
+        beats = (plan["beats"] if plan["scaled"] else product) + plan["extra_beats"] * (port < plan["n_longer"])
         yield {"offset": min(offset, HIGHEST), "cache": plan["cache"], "beats": beats & 0xFFFF_FFFF, "dest": plan["dest"],
                "index": plan["index"]}
 

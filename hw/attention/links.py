@@ -10,14 +10,15 @@ from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
-__all__ = ["QuerySlots", "AttentionSizes", "SliceJob", "QueryWrite", "TableWrite", "RecordScale",
+__all__ = ["QuerySlots", "AttentionSizes", "Share", "SliceJob", "QueryWrite", "TableWrite", "Viewers", "RecordScale",
            "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "SHIFT_BITS", "STEP",
-           "VISIT_GAP", "delay", "shift_amount"]
+           "VISIT_GAP", "REACH", "delay", "shift_amount"]
 
 EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
 SHIFT_BITS = 6          # of a shift; 48 and more give 0
 STEP = 3                # longest shift of one stage of Values
 VISIT_GAP = 6           # cycles a record takes at least
+REACH = signed(6)       # of a window, in tokens of a segment: 16 and more is all of them
 
 
 def _power_of_two(value):
@@ -59,11 +60,12 @@ class QuerySlots:
 class AttentionSizes:
     """Sizes of the unit, checked once, and the widths that follow from them.
 
+    page_positions : of a page of the cache; page_cycles : from the question for a page to the answer.
     score_bits : a dot product; sum_bits : a running sum l; acc_bits : a running sum o.
     """
 
     def __init__(self, *, n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words,
-                 max_positions):
+                 max_positions, page_positions, page_cycles):
         if n_ports not in (1, 2, 4):
             raise ValueError(f"n_ports must be 1, 2 or 4, not {n_ports!r}")
         if port_bytes not in (4, 8, 16):
@@ -75,9 +77,14 @@ class AttentionSizes:
             raise ValueError(f"max_head_words must be an integer in 1..63, not {max_head_words!r}")
         if not isinstance(max_positions, int) or not n_ports <= max_positions <= 1 << 16:
             raise ValueError(f"max_positions must be an integer in {n_ports}..65536, not {max_positions!r}")
+        if not _power_of_two(page_positions) or page_positions < n_ports:
+            raise ValueError(f"page_positions must be a power of two of at least n_ports ({n_ports}), not {page_positions!r}")
+        if not isinstance(page_cycles, int) or page_cycles < 1:
+            raise ValueError(f"page_cycles must be a positive integer, not {page_cycles!r}")
         self.slots = QuerySlots(token_lanes=token_lanes, query_lanes=query_lanes, max_queries=max_queries)
         self.n_ports, self.port_bytes, self.vector_lanes = n_ports, port_bytes, vector_lanes
         self.token_lanes, self.query_lanes = token_lanes, query_lanes
+        self.page_positions, self.page_cycles = page_positions, page_cycles
         self.max_head_words, self.max_passes = max_head_words, self.slots.max_passes
         self.head_words_log2 = ceil_log2(max_head_words)
         self.half = port_bytes // 2
@@ -97,11 +104,25 @@ class AttentionSizes:
         return data.ArrayLayout(signed(self.acc_bits), self.half)
 
 
+class Share(data.Struct):
+    """What a slice takes of a segment: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, ..
+
+    Tokens count from the first of the segment. The first ``n_sinks`` records are seen whatever the window. Of the others no token
+    sees the first ``n_before``; after those come, one after the other, the records that tokens below ``reach``, reach + P, .. see.
+    """
+    n_past: unsigned(16)
+    n_chunk: unsigned(5)
+    first_token: unsigned(4)
+    n_sinks: unsigned(16)
+    n_before: unsigned(16)
+    reach: REACH
+
+
 class SliceJob(data.StructLayout):
-    """A slice's share of a command: ``n_past`` records from memory, then ``n_chunk`` of tokens first_token, + P, .."""
+    """A slice's part of a command, for one segment."""
     def __init__(self, sizes):
         super().__init__({
-            "n_past": 16, "n_chunk": 5, "first_token": 4, "head_words": 6, "bank": 1,
+            "share": Share, "head_words": 6, "bank": 1, "int4": 1, "bidirectional": 1,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
             "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP
@@ -118,10 +139,16 @@ class QueryWrite(data.StructLayout):
 
 
 class TableWrite(data.StructLayout):
-    """One entry of the pass tables: the query of a lane's pass."""
+    """One entry of the pass tables: the query of a lane's pass. ``token`` counts from the first of the segment."""
     def __init__(self, sizes):
         super().__init__({"lane": range(sizes.query_lanes), "number": range(sizes.max_passes), "token": 4,
                           "index": sizes.slots.index_bits})
+
+
+class Viewers(data.Struct):
+    """The tokens that see a record, counted from the first of the segment: first .. until - 1."""
+    first: unsigned(4)
+    until: REACH
 
 
 class RecordScale(data.Struct):

@@ -4,14 +4,14 @@
 
     i (K and V rows) --> chunk buffer [half][token][K/V][word]          --> beats of a record --+--> o_write (memory)
                      --> scales [half][token]                           -->                     +--> o_chunk[j mod P]
-    i_record (where the chunk goes) ---------------------------------------> offset, port
-
-    offset of position j = offset + (j mod P) * port_stride + (j div P) * record_bytes
+    i_record (where the chunk goes) --> RecordPlaces <--> page table --------> offset, port
 
 The K rows of all tokens come before their V rows, tokens in order. A record begins to leave when its V row is
 complete; one beat a cycle, two cycles between records. The buffer has two halves: rows of the next chunk are taken in
 while this one leaves. The first word of a beat sets the rest of the beat to zero, so a row that ends within a beat is
-padded.
+padded. With int4 two words make a beat for memory; the slices take the words as they are.
+
+A record whose page is not the slot's own is an error, and nothing is written after it.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -20,10 +20,12 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..isa import Sink
-from ..links import Launch, QuantWord, RecordCommand, scale_beats
-from ..mem.links import WriteWord
+from ..links import Launch, PageAnswer, PageAsk, QuantWord, RecordCommand, scale_beats
+from ..mem.links import ErrorReport, WriteWord
+from ..regs import Error
 from ..stream import Buffer, connect
 from .links import AttentionSizes
+from .place import RecordPlaces
 
 __all__ = ["RecordGather", "place_in_beat"]
 
@@ -38,6 +40,11 @@ def place_in_beat(word, elements, *, beat_words):
     return Cat(*enables), Cat(*places)
 
 
+def _packed(word):
+    """The low four bits of every byte."""
+    return Cat(word.word_select(n, 8)[:4] for n in range(len(word) // 8))
+
+
 class RecordGather(wiring.Component):
     """Gathers and writes the records of a chunk.
 
@@ -47,7 +54,9 @@ class RecordGather(wiring.Component):
     i_record : In(stream(RecordCommand)), one a chunk
     launch : In(Launch)
     o_write : Out(stream(WriteWord))
-    o_chunk : Out(stream), a port: beats of the records of its slice
+    o_chunk : Out(stream), a port: words of the records of its slice, a byte an element
+    page_ask : Out(PageAsk), and page_answer : In(PageAnswer) page_cycles later
+    error : Out(ErrorReport)
     """
 
     def __init__(self, *, sizes):
@@ -57,7 +66,8 @@ class RecordGather(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(QuantWord(sizes.vector_lanes))), "i_record": In(stream.Signature(RecordCommand)),
             "launch": In(Launch), "o_write": Out(stream.Signature(WriteWord(sizes.port_bytes))),
-            "o_chunk": Out(stream.Signature(sizes.beat)).array(sizes.n_ports)})
+            "o_chunk": Out(stream.Signature(sizes.beat)).array(sizes.n_ports),
+            "page_ask": Out(PageAsk), "page_answer": In(PageAnswer), "error": Out(ErrorReport)})
 
     def elaborate(self, platform):
         m = Module()
@@ -97,19 +107,25 @@ class RecordGather(wiring.Component):
             scale_reads.append(read)
 
         # Where the chunk goes.
-        command = self.i_record.p
-        port_log2 = ceil_log2(sizes.n_ports)
-        leave_half, leave_token, port = Signal(), Signal(token_log2), Signal(range(sizes.n_ports))
-        record_beats, row_beats = Signal(8, reset_less=True), Signal(24, reset_less=True)
-        base, port_offset, offset = (Signal(40, reset_less=True) for _ in range(3))
-        record_bytes = record_beats << ceil_log2(sizes.port_bytes)
+        m.submodules.places = places = RecordPlaces(sizes=sizes)
+        command, place = self.i_record.p, places.o
+        leave_half, leave_token = Signal(), Signal(token_log2)
+        port, offset, record_beats = Signal.like(place.p.port), Signal(40, reset_less=True), Signal(8, reset_less=True)
+        m.d.sync += record_beats.eq(
+            Mux(command.int4, (command.head_words + 1)[1:] << 1, command.head_words << 1) + n_scale_beats)
+        m.d.comb += [
+            places.command_valid.eq(self.i_record.valid), places.command.eq(command), places.restart.eq(self.i_record.ready),
+            places.record_beats.eq(record_beats), places.launch.eq(self.launch),
+            self.page_ask.eq(places.page_ask), places.page_answer.eq(self.page_answer),
+        ]
 
         # Beats out: `a` is the beat that is read, `b` the beat that waits to be taken.
         complete, begin, done = Signal(range(2 * sizes.token_lanes + 1)), Signal(), Signal()
         a_valid, a_word, a_kind = Signal(), Signal(6), Signal(2)
         a_last_word, move = Signal(), Signal()
         b_valid, b_taken = Signal(), Signal()
-        b_first, b_last, b_row = (Signal(reset_less=True, name=f"b_{n}") for n in ("first", "last", "row"))
+        b_first, b_last, b_row, b_packed, b_upper, b_whole = (
+            Signal(reset_less=True, name=f"b_{n}") for n in ("first", "last", "row", "packed", "upper", "whole"))
         b_port, b_scales = Signal.like(port, reset_less=True), Signal(sizes.beat, reset_less=True)
         m.d.sync += complete.eq(complete + row_end - begin)
         with m.If(row_end & (self.i.p.token == last_token)):
@@ -128,7 +144,9 @@ class RecordGather(wiring.Component):
         both = Cat(*(read.data for read in scale_reads))
         with m.If(move):
             m.d.sync += [
-                b_first.eq((a_kind == 0) & (a_word == 0)), b_last.eq(a_kind[1] & a_last_word), b_row.eq(~is_scale),
+                b_first.eq((a_kind == 0) & Mux(command.int4, a_word[1:] == 0, a_word == 0)), b_last.eq(a_kind[1] & a_last_word), b_row.eq(~is_scale),
+                b_packed.eq(command.int4 & ~is_scale), b_upper.eq(a_word[0]),
+                b_whole.eq(~command.int4 | is_scale | a_word[0] | a_last_word),
                 b_port.eq(port), b_scales.eq(both if n_scale_beats == 1 else both.word_select(a_word[0], 32)),
                 a_word.eq(Mux(a_last_word, 0, a_word + 1)), a_kind.eq(a_kind + a_last_word),
                 b_valid.eq(1),
@@ -137,55 +155,46 @@ class RecordGather(wiring.Component):
             m.d.sync += b_valid.eq(0)
 
         with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += [record_beats.eq((command.head_words << 1) + n_scale_beats), leave_token.eq(0),
-                             port.eq(self.launch.first_position[:port_log2])]
-                with m.If(self.i_record.valid):
-                    m.next = "ROW"
-            with m.State("ROW"):
-                m.d.sync += row_beats.eq(self.launch.first_position[port_log2:] * record_beats)
-                m.next = "BASE"
-            with m.State("BASE"):
-                m.d.sync += [
-                    base.eq(command.offset + (row_beats << ceil_log2(sizes.port_bytes))),
-                    port_offset.eq(Array((0, command.port_stride, command.port_stride << 1,
-                                          command.port_stride + (command.port_stride << 1)))[port]),
-                ]
-                m.next = "RECORD"
             with m.State("RECORD"):
-                m.d.sync += [offset.eq(base + port_offset), a_kind.eq(0)]
-                with m.If(complete != 0):
-                    m.d.comb += begin.eq(1)
-                    m.next = "BEATS"
+                m.d.sync += [offset.eq(place.p.offset), port.eq(place.p.port), a_kind.eq(0)]
+                with m.If((complete != 0) & place.valid):
+                    with m.If(place.p.ok):
+                        m.d.comb += [begin.eq(1), place.ready.eq(1)]
+                        m.next = "BEATS"
+                    with m.Else():
+                        m.d.comb += [self.error.valid.eq(1), self.error.code.eq(Error.OWNER), self.error.index.eq(command.index)]
+                        m.next = "FAULT"
             with m.State("BEATS"):
                 m.d.comb += a_valid.eq(1)
                 with m.If(move & a_kind[1] & a_last_word):
                     m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += leave_token.eq(leave_token + 1)
-                with m.If(port == sizes.n_ports - 1):
-                    m.d.sync += [port.eq(0), port_offset.eq(0), base.eq(base + record_bytes)]
-                with m.Else():
-                    m.d.sync += [port.eq(port + 1), port_offset.eq(port_offset + command.port_stride)]
                 with m.If(leave_token == last_token):
                     m.d.comb += [done.eq(1), self.i_record.ready.eq(1)]
-                    m.next = "IDLE"
-                with m.Else():
-                    m.next = "RECORD"
+                    m.d.sync += leave_token.eq(0)
+                m.next = "RECORD"
+            with m.State("FAULT"):
+                pass
 
-        # To memory and to the slice: a beat is taken when both have a place.
+        # To memory and to the slice: a word is taken when both have a place. Of int4 the first of two waits for the second.
         m.submodules.out = out = Buffer(WriteWord(sizes.port_bytes))
         connect(m, out.o, self.o_write)
-        chunk_ready, beat_out = Signal(), Signal(sizes.beat)
+        chunk_ready, word_out, beat_out = Signal(), Signal(sizes.beat), Signal(sizes.beat)
+        lower = Signal(4 * sizes.port_bytes, reset_less=True)
         m.d.comb += [
-            beat_out.eq(Mux(b_row, row_read.data, b_scales)),
+            word_out.eq(Mux(b_row, row_read.data, b_scales)),
+            beat_out.eq(Mux(b_packed,
+                            Mux(b_upper, Cat(lower, _packed(row_read.data)), _packed(row_read.data)), word_out)),
             chunk_ready.eq(Array(chunk.ready for chunk in self.o_chunk)[b_port]),
             b_taken.eq(b_valid & out.i.ready & chunk_ready),
-            out.i.valid.eq(b_valid & chunk_ready),
+            out.i.valid.eq(b_valid & chunk_ready & b_whole),
             out.i.p.data.eq(beat_out), out.i.p.first.eq(b_first), out.i.p.last.eq(b_last),
         ]
+        with m.If(b_taken):
+            m.d.sync += lower.eq(_packed(row_read.data))
         with m.If(b_first):
             m.d.comb += [out.i.p.offset.eq(offset), out.i.p.beats.eq(record_beats), out.i.p.index.eq(command.index)]
         for number, chunk in enumerate(self.o_chunk):
-            m.d.comb += [chunk.p.eq(beat_out), chunk.valid.eq(b_valid & out.i.ready & (b_port == number))]
+            m.d.comb += [chunk.p.eq(word_out), chunk.valid.eq(b_valid & out.i.ready & (b_port == number))]
         return m

@@ -7,7 +7,7 @@
     pass i --> table --> query memory --> A x B products --> adder tree --> partial[i] (+)= --> after the last word: o
               s0        s1          s2                s3                ..  sum
 
-One pass a cycle. The passes of the last word also need the record's first token and a place for the weight
+One pass a cycle. The passes of the last word also need the record's viewers and a place for the weight
 (``space``). After the issue of a pass nothing stalls: ``o`` comes a fixed number of cycles later, without a handshake.
 """
 
@@ -15,7 +15,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .links import AttentionSizes, ScorePass, SliceJob, TableWrite, delay
+from .links import AttentionSizes, ScorePass, SliceJob, TableWrite, Viewers, delay
 
 __all__ = ["Scores"]
 
@@ -45,7 +45,7 @@ class Scores(wiring.Component):
     table_en, table : In, writes of the pass table
     start : In(1), the next record is the first of a job
     i_key : In(stream), words of K, head_words a record
-    i_token : In(stream), one a record: the first token that sees it
+    i_viewers : In(stream(Viewers)), one a record: the tokens that see it
     odd : Out(1), the record at hand is the second, the fourth, ..
     space : In(1), one more pass of weights of this record has a place
     issue : Out(1), a pass of weights was begun
@@ -60,7 +60,7 @@ class Scores(wiring.Component):
         lanes = sizes.query_lanes
         super().__init__({
             "start": In(1), "job": In(SliceJob(sizes)), "table_en": In(1), "table": In(TableWrite(sizes)),
-            "i_key": In(stream.Signature(sizes.beat)), "i_token": In(stream.Signature(4)),
+            "i_key": In(stream.Signature(sizes.beat)), "i_viewers": In(stream.Signature(Viewers)),
             "odd": Out(1), "space": In(1), "issue": Out(1),
             "q_word": Out(sizes.head_words_log2), "q_index": Out(sizes.slots.index_bits).array(lanes),
             "q_data": In(sizes.beat).array(lanes),
@@ -77,10 +77,10 @@ class Scores(wiring.Component):
         m.d.comb += [
             last_word.eq(word == job.head_words - 1),
             last_pass.eq(number == job.n_passes - 1),
-            go.eq(self.i_key.valid & (rest == 0) & (~last_word | (self.i_token.valid & self.space))),
+            go.eq(self.i_key.valid & (rest == 0) & (~last_word | (self.i_viewers.valid & self.space))),
             self.issue.eq(go & last_word),
             self.i_key.ready.eq(go & last_pass),
-            self.i_token.ready.eq(go & last_pass & last_word),
+            self.i_viewers.ready.eq(go & last_pass & last_word),
         ]
         with m.If(rest != 0):
             m.d.sync += rest.eq(rest - 1)
@@ -96,9 +96,9 @@ class Scores(wiring.Component):
         s1_go, s1_first, s1_last = Signal(), Signal(reset_less=True), Signal(reset_less=True)
         s1_odd, s1_last_pass = Signal(reset_less=True), Signal(reset_less=True)
         s1_number, s1_key = Signal.like(number, reset_less=True), Signal(sizes.beat, reset_less=True)
-        s1_from = Signal(4, reset_less=True)
+        s1_viewers = Signal(Viewers, reset_less=True)
         m.d.sync += [s1_go.eq(go), s1_first.eq(word == 0), s1_last.eq(last_word), s1_number.eq(number),
-                     s1_key.eq(self.i_key.p), s1_from.eq(self.i_token.p), self.q_word.eq(word),
+                     s1_key.eq(self.i_key.p), s1_viewers.eq(self.i_viewers.p), self.q_word.eq(word),
                      s1_odd.eq(self.odd), s1_last_pass.eq(last_pass)]
         s2_key = delay(m, s1_key, 1)
 
@@ -118,7 +118,7 @@ class Scores(wiring.Component):
             m.d.sync += [s1_token.eq(read.data.token), s1_index.eq(read.data.index),
                          s1_used.eq(number < job.lane_passes[lane])]
             s2_seen = Signal(reset_less=True)
-            m.d.sync += s2_seen.eq(s1_used & (s1_token >= s1_from))
+            m.d.sync += s2_seen.eq(s1_used & (s1_token >= s1_viewers.first) & (s1_token < s1_viewers.until))
 
             products = []
             for element in range(sizes.port_bytes):

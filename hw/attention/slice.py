@@ -16,8 +16,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ..links import scale_beats
 from ..stream import Queue, connect
+from .feeder import Feeder
 from .links import (
     AttentionSizes,
     DrainShift,
@@ -27,6 +27,7 @@ from .links import (
     ScorePass,
     SliceJob,
     TableWrite,
+    Viewers,
     WeightPass,
     delay,
 )
@@ -35,84 +36,9 @@ from .scores import Scores
 from .softmax import Softmax
 from .values import Values
 
-__all__ = ["Feeder", "Slice"]
+__all__ = ["Slice"]
 
 _SHORTEST = 32          # places of a queue: more than the records that are between two units at once
-
-
-class Feeder(wiring.Component):
-    """Takes the records of a job apart.
-
-    Members
-    -------
-    start, job : In, as in Slice
-    i_past, i_chunk : In, words of a port
-    o_key, o_value : Out, words of K and V
-    o_scale : Out(stream(RecordScale))
-    o_token : Out(4), the first token that sees the record, with o_scale
-    """
-
-    def __init__(self, *, sizes):
-        if not isinstance(sizes, AttentionSizes):
-            raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
-        self._sizes = sizes
-        beat = stream.Signature(sizes.beat)
-        super().__init__({
-            "start": In(1), "job": In(SliceJob(sizes)), "i_past": In(beat), "i_chunk": In(beat),
-            "o_key": Out(beat), "o_scale": Out(stream.Signature(RecordScale)), "o_token": Out(4), "o_value": Out(beat)})
-
-    def elaborate(self, platform):
-        m = Module()
-        sizes, job = self._sizes, self.job
-        past_left, chunk_left, token = Signal(16), Signal(5), Signal(4)
-        word, low = Signal(6), Signal(32, reset_less=True)
-        # Whether a record comes from memory or from the chunk, and what will be so at its end.
-        past, chunk, past_more, chunk_more = Signal(), Signal(), Signal(), Signal()
-        valid, taken, beat = Signal(), Signal(), Signal(sizes.beat)
-        m.d.comb += [
-            beat.eq(Mux(past, self.i_past.p, self.i_chunk.p)),
-            valid.eq(Mux(past, self.i_past.valid, self.i_chunk.valid & chunk)),
-            self.i_past.ready.eq(past & taken), self.i_chunk.ready.eq(chunk & taken),
-            self.o_key.p.eq(beat), self.o_value.p.eq(beat), self.o_token.eq(Mux(past, 0, token)),
-        ]
-        if scale_beats(sizes.port_bytes) == 2:
-            m.d.comb += [self.o_scale.p.ks.eq(low), self.o_scale.p.vs.eq(beat)]
-        else:
-            m.d.comb += [self.o_scale.p.ks.eq(beat[:32]), self.o_scale.p.vs.eq(beat[32:64])]
-
-        m.d.sync += [past_more.eq(past_left > 1), chunk_more.eq(Mux(past, chunk_left != 0, chunk_left > 1))]
-        last_word = word == job.head_words - 1
-        with m.FSM():
-            with m.State("KEY"):
-                m.d.comb += [self.o_key.valid.eq(valid), taken.eq(self.o_key.ready)]
-                with m.If(valid & taken):
-                    m.d.sync += word.eq(Mux(last_word, 0, word + 1))
-                    with m.If(last_word):
-                        m.next = "LOW" if scale_beats(sizes.port_bytes) == 2 else "SCALE"
-            if scale_beats(sizes.port_bytes) == 2:
-                with m.State("LOW"):
-                    m.d.comb += taken.eq(1)
-                    with m.If(valid):
-                        m.d.sync += low.eq(beat)
-                        m.next = "SCALE"
-            with m.State("SCALE"):
-                m.d.comb += [self.o_scale.valid.eq(valid), taken.eq(self.o_scale.ready)]
-                with m.If(valid & taken):
-                    m.next = "VALUE"
-            with m.State("VALUE"):
-                m.d.comb += [self.o_value.valid.eq(valid), taken.eq(self.o_value.ready)]
-                with m.If(valid & taken):
-                    m.d.sync += word.eq(Mux(last_word, 0, word + 1))
-                    with m.If(last_word):
-                        m.d.sync += [past_left.eq(past_left - past), chunk_left.eq(chunk_left - chunk),
-                                     past.eq(past & past_more), chunk.eq(~(past & past_more) & chunk_more)]
-                        with m.If(chunk):
-                            m.d.sync += token.eq(token + sizes.n_ports)
-                        m.next = "KEY"
-        with m.If(self.start):
-            m.d.sync += [past_left.eq(job.n_past), chunk_left.eq(job.n_chunk), token.eq(job.first_token),
-                         past.eq(job.n_past != 0), chunk.eq((job.n_past == 0) & (job.n_chunk != 0))]
-        return m
 
 
 class Slice(wiring.Component):
@@ -155,8 +81,8 @@ class Slice(wiring.Component):
         def queue(shape, depth):
             return Queue(shape, depth=depth, ram_style="distributed")
 
-        # A token leaves before its scales, so that it has a place where they have.
-        m.submodules.tokens = tokens = queue(4, _SHORTEST)
+        # Viewers leave before the scales, so that they have a place where those have.
+        m.submodules.viewers = viewers = queue(Viewers, _SHORTEST)
         m.submodules.scales = scales = queue(RecordScale, _SHORTEST)
         m.submodules.passes = passes = queue(ScorePass(sizes), score_places)
         m.submodules.even = even = queue(WeightPass(sizes), weight_places)
@@ -167,14 +93,14 @@ class Slice(wiring.Component):
         connect(m, feeder.o_key, keys.i)
         connect(m, keys.o, scores.i_key)
         connect(m, feeder.o_scale, scales.i)
-        connect(m, tokens.o, scores.i_token)
+        connect(m, viewers.o, scores.i_viewers)
         connect(m, scales.o, softmax.i_scale)
         connect(m, passes.o, softmax.i)
         connect(m, feeder.o_value, values.i_value)
         connect(m, even.o, values.i_first)
         connect(m, odd.o, values.i_second)
         m.d.comb += [
-            tokens.i.p.eq(feeder.o_token), tokens.i.valid.eq(feeder.o_scale.valid & scales.i.ready),
+            viewers.i.p.eq(feeder.o_viewers), viewers.i.valid.eq(feeder.o_scale.valid & scales.i.ready),
             feeder.start.eq(self.start), scores.start.eq(self.start), values.start.eq(self.start),
             feeder.job.eq(self.job), scores.job.eq(self.job), values.job.eq(self.job), self.idle.eq(values.idle),
             queries.write_en.eq(self.query_en), queries.write.eq(self.query), queries.bank.eq(self.job.bank),

@@ -1,4 +1,4 @@
-"""The attention unit: every query head of one KV head, all tokens of the chunk, in one command.
+"""The attention unit: every query head of one KV head, all tokens of a run, in one command.
 
 ::
 
@@ -9,24 +9,25 @@
     i_past[p] ---------------------------------------+--> Slice p --+
     i_command --> walk the queries (pass tables) --> start --^      +--> Merge --> o
 
-A command runs alone: its words leave before the next begins. The rows of later heads are taken in meanwhile: queries
-into the other bank, records into the queues of the ports (two chunks at least) and the gather's buffer (two more);
-beyond that i_quant waits, so a program may write at most two heads further than the attention stream that it has
-taken.
+A command runs one segment of the token lanes after the other, each from its pass tables to its last word. A command runs alone: its
+words leave before the next begins. The rows of later heads are taken in meanwhile: queries into the other bank, records into the
+queues of the ports and the gather's buffer (two chunks); beyond that i_quant waits, so a program may write at most two heads
+further than the attention stream that it has taken.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..isa import Sink
-from ..links import AttendCommand, AttendWord, Launch, QuantWord, RecordCommand, record_beats
-from ..mem.links import WriteWord
+from ..links import AttendCommand, AttendWord, Launch, PageAnswer, PageAsk, QuantWord, RecordCommand, record_beats
+from ..mem.links import ErrorReport, WriteWord
 from ..stream import Queue, connect
 from .links import VISIT_GAP, AttentionSizes, QueryWrite, SliceJob, TableWrite
 from .merge import Merge
 from .record import RecordGather, place_in_beat
+from .segment import Segment
 from .slice import Slice
 from .walk import QueryWalk
 
@@ -40,26 +41,30 @@ class AttentionUnit(wiring.Component):
     ----------
     n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words, max_positions : int
         As in ``AccelConfig``. The group of a command is at most max_queries / token_lanes heads.
+    page_positions, page_cycles : int
+        Positions of a page; cycles from page_ask to page_answer.
 
     Members
     -------
     i_command : In(stream(AttendCommand))
-    i_past : In(stream), a port: the records of its cached positions, in order
+    i_past : In(stream), a port: the records of its cached positions, segment after segment, in order
     i_quant : In(stream(QuantWord)), sinks Q, K and V
     i_record : In(stream(RecordCommand)), one with the V rows of every chunk
     o : Out(stream(AttendWord)), head_words * port_bytes / vector_lanes words for every token and head
     o_write : Out(stream(WriteWord))
+    page_ask : Out(PageAsk), where a position is to be written, held until page_answer : In(PageAnswer) has come
+    error : Out(ErrorReport), OWNER: the page is not the slot's own; no record is written after it
     launch : In(Launch), constant during a run
     done : Out(1), for one cycle when the last word of a command was accepted
     count_busy : Out(1), a command runs
     """
 
     def __init__(self, *, n_ports, port_bytes, vector_lanes, token_lanes, query_lanes, max_queries, max_head_words,
-                 max_positions):
+                 max_positions, page_positions, page_cycles):
         self._sizes = sizes = AttentionSizes(
             n_ports=n_ports, port_bytes=port_bytes, vector_lanes=vector_lanes, token_lanes=token_lanes,
             query_lanes=query_lanes, max_queries=max_queries, max_head_words=max_head_words,
-            max_positions=max_positions)
+            max_positions=max_positions, page_positions=page_positions, page_cycles=page_cycles)
         super().__init__({
             "i_command": In(stream.Signature(AttendCommand)),
             "i_past": In(stream.Signature(sizes.beat)).array(n_ports),
@@ -67,6 +72,7 @@ class AttentionUnit(wiring.Component):
             "i_record": In(stream.Signature(RecordCommand)),
             "o": Out(stream.Signature(AttendWord(vector_lanes))),
             "o_write": Out(stream.Signature(WriteWord(port_bytes))),
+            "page_ask": Out(PageAsk), "page_answer": In(PageAnswer), "error": Out(ErrorReport),
             "launch": In(Launch), "done": Out(1), "count_busy": Out(1)})
 
     def elaborate(self, platform):
@@ -88,7 +94,8 @@ class AttentionUnit(wiring.Component):
         connect(m, self.i_record, gather.i_record)
         connect(m, gather.o_write, self.o_write)
         connect(m, merge.o, self.o)
-        m.d.comb += gather.launch.eq(self.launch)
+        m.d.comb += [gather.launch.eq(self.launch), self.page_ask.eq(gather.page_ask), gather.page_answer.eq(self.page_answer),
+                     self.error.eq(gather.error)]
 
         self._route_rows(m, gather, slices)
         self._run(m, walk, merge, slices)
@@ -116,34 +123,33 @@ class AttentionUnit(wiring.Component):
             m.d.comb += [slice_.query_en.eq(write_en), slice_.query.eq(write)]
 
     def _run(self, m, walk, merge, slices):
-        """One command: the pass tables, the slices, the merge."""
+        """One command, segment after segment: the pass tables, the slices, the merge."""
         sizes, launch = self._sizes, self.launch
+        m.submodules.segment = segment = Segment(sizes=sizes)
         command = Signal(AttendCommand, reset_less=True)
         job = Signal(SliceJob(sizes), reset_less=True)
         table_en, table = Signal(), Signal(TableWrite(sizes), reset_less=True)
         passes, start, idle = Signal(6), Signal(), Signal()
+        first_lane, position, n_tokens = Signal(4), Signal(16, reset_less=True), Signal(5, reset_less=True)
+        last_segment, lanes = Signal(), [launch.lanes[n] for n in range(sizes.token_lanes)]
         m.d.comb += [
-            walk.n_tokens.eq(launch.n_tokens), walk.group.eq(command.group),
+            walk.first.eq(first_lane), walk.ends.eq(Cat(lane.last for lane in lanes)), walk.group.eq(command.group),
+            segment.position.eq(position), segment.n_tokens.eq(n_tokens),
+            segment.window.eq(command.window), segment.sinks.eq(command.sinks),
+            last_segment.eq(first_lane + n_tokens == launch.n_tokens),
             idle.eq(Cat(slice_.idle for slice_ in slices).all()),
             merge.head_words.eq(command.head_words), merge.lane.eq(walk.lane), merge.number.eq(walk.number),
             merge.last.eq(walk.last),
         ]
         m.d.sync += [
-            table_en.eq(0), table.lane.eq(walk.lane), table.number.eq(walk.number), table.token.eq(walk.token),
+            table_en.eq(0), table.lane.eq(walk.lane), table.number.eq(walk.number), table.token.eq(walk.token - first_lane),
             table.index.eq(sizes.slots.index(walk.token, walk.head)),
-            job.head_words.eq(command.head_words), job.bank.eq(command.bank),
+            job.head_words.eq(command.head_words), job.bank.eq(command.bank), job.int4.eq(command.int4),
+            job.bidirectional.eq(command.bidirectional),
         ]
-        port_log2 = ceil_log2(sizes.n_ports)
         for number, slice_ in enumerate(slices):
-            # Records of this port below first_position, and below first_position + n_tokens.
-            n_past, n_all = Signal(16, reset_less=True), Signal(17, reset_less=True)
-            before = sizes.n_ports - 1 - number
-            m.d.sync += [n_past.eq((launch.first_position + before) >> port_log2),
-                         n_all.eq((launch.first_position + launch.n_tokens + before) >> port_log2)]
             m.d.comb += [
-                slice_.start.eq(start), slice_.job.eq(job), slice_.job.n_past.eq(n_past),
-                slice_.job.n_chunk.eq(n_all - n_past),
-                slice_.job.first_token.eq((number - launch.first_position)[:port_log2]),
+                slice_.start.eq(start), slice_.job.eq(job), slice_.job.share.eq(segment.o[number]),
                 slice_.table_en.eq(table_en), slice_.table.eq(table),
                 slice_.read_lane.eq(walk.lane), slice_.read_number.eq(walk.number), merge.state[number].eq(slice_.state),
                 slice_.drain_en.eq(merge.drain_en), slice_.drain_lane.eq(merge.drain_lane),
@@ -156,13 +162,17 @@ class AttentionUnit(wiring.Component):
         with m.FSM() as fsm:
             m.d.comb += self.count_busy.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
-                m.d.comb += [self.i_command.ready.eq(1), walk.restart.eq(1)]
-                m.d.sync += [command.eq(self.i_command.p), passes.eq(0)]
+                m.d.comb += self.i_command.ready.eq(1)
+                m.d.sync += [command.eq(self.i_command.p), first_lane.eq(0)]
                 with m.If(self.i_command.valid):
-                    m.next = "WALK"
+                    m.next = "SEGMENT"
+            with m.State("SEGMENT"):
+                m.d.comb += walk.restart.eq(1)
+                m.d.sync += [position.eq(Array(lane.position for lane in lanes)[first_lane]), passes.eq(0)]
+                m.next = "WALK"
             with m.State("WALK"):
                 m.d.comb += walk.step.eq(1)
-                m.d.sync += table_en.eq(1)
+                m.d.sync += [table_en.eq(1), n_tokens.eq(walk.token - first_lane + 1)]
                 with m.If(walk.number >= passes):
                     m.d.sync += passes.eq(walk.number + 1)
                 with m.If(walk.last):
@@ -187,5 +197,8 @@ class AttentionUnit(wiring.Component):
             with m.State("MERGE"):
                 m.d.comb += walk.step.eq(merge.step)
                 with m.If(merge.idle):
-                    m.d.comb += self.done.eq(1)
-                    m.next = "IDLE"
+                    m.d.sync += first_lane.eq(first_lane + n_tokens)
+                    m.d.comb += self.done.eq(last_segment)
+                    m.next = "SEGMENT"
+                    with m.If(last_segment):
+                        m.next = "IDLE"

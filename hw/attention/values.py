@@ -153,7 +153,7 @@ class Values(wiring.Component):
         with m.If(end):
             m.d.sync += [base.eq(base + pair_words), records_left.eq(Mux(single, 0, records_left - 2)), rest.eq(job.rest)]
         with m.If(self.start):
-            m.d.sync += records_left.eq(job.n_past + job.n_chunk)
+            m.d.sync += records_left.eq(job.share.n_past + job.share.n_chunk)
 
         place = Signal(sizes.head_words_log2 + 1 + len(number))
         m.d.comb += place.eq(Mux(self.drain_en, Cat(self.drain_half, self.drain_number),

@@ -5,6 +5,7 @@
     i, launch --> operands --> products, offset ends --> ends of ranges --> comparisons --> code    a register each
 
 =========  ==========================================================================================================
+all        tokens LANE: lane < n_tokens
 LOAD       n_words >= 1; d_base + (rows - 1) d_stride + n_words <= p_words; CANDIDATE: rank < top_k
 MATMUL     n_row_groups >= 1 and whole vector words; planes 1 .. 5;
            1 <= n_col_blocks <= what sums of that many planes hold;
@@ -21,7 +22,7 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Add, Attend, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Sink, Source, Vector
+from ..isa import Add, Attend, End, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens, Vector
 from ..links import Launch
 from ..regs import Error
 
@@ -35,7 +36,8 @@ def bodies(bits):
     header_bits = Header.as_shape().size
     header = data.View(Header, bits[:header_bits])
     return header, {opcode: data.View(shape, bits[header_bits:]) for opcode, shape in
-                    ((Opcode.LOAD, Load), (Opcode.MATMUL, Matmul), (Opcode.VECTOR, Vector), (Opcode.ATTEND, Attend))}
+                    ((Opcode.END, End), (Opcode.LOAD, Load), (Opcode.MATMUL, Matmul), (Opcode.VECTOR, Vector),
+                     (Opcode.ATTEND, Attend))}
 
 
 def _known(field, codes):
@@ -101,6 +103,10 @@ class DescriptorCheck(wiring.Component):
         head_bad = (vector.n_words[:beat_log2].any() | ((vector.n_words >> beat_log2) > self._max_head_words)
                     | ((vector.sink == Sink.Q) & (vector.head >= self._max_group)))
         bad_code, bad_size = {}, {}
+
+        def absent(body):
+            return (body.tokens == Tokens.LANE) & (body.lane > last_token)
+
         max_col_blocks = Signal(16)
         with m.Switch(matmul.planes):
             for planes, blocks in enumerate(self._max_col_blocks, start=1):
@@ -111,15 +117,15 @@ class DescriptorCheck(wiring.Component):
         bad_code[Opcode.LOAD] = ~_known(load.index, Index)
         bad_size[Opcode.LOAD] = ((load.n_words == 0) | (d_end > self._p_words)
                                  | ((load.index == Index.CANDIDATE) & (load.rank >= self._top_k)))
-        bad_code[Opcode.MATMUL] = 0
-        bad_size[Opcode.MATMUL] = ((matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
+        bad_code[Opcode.MATMUL] = ~_known(matmul.tokens, Tokens)
+        bad_size[Opcode.MATMUL] = (absent(matmul) | (matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
                                    | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks)
                                    | (matmul.gather & ((matmul.rank >= self._top_k)
                                                        | (matmul.n_row_groups != self._groups_quantum))))
         bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
-                                    & _known(vector.sink, Sink))
+                                    & _known(vector.sink, Sink) & _known(vector.tokens, Tokens))
         bad_size[Opcode.VECTOR] = (
-            (vector.n_words == 0) | (vector.block_words == 0)
+            absent(vector) | (vector.n_words == 0) | (vector.block_words == 0)
             | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))
             | ((vector.sink == Sink.X) & (d_end > self._x_words))
             | ((vector.sink == Sink.ACT) & (act_end > self._act_words)) | (quantised_head & head_bad)

@@ -15,7 +15,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .. import isa
-from ..links import AttendCommand, Launch, MatmulCommand, ReadJob, RecordCommand
+from ..links import AttendCommand, Launch, MatmulCommand, PageAnswer, PageAsk, ReadJob, RecordCommand
 from ..mem.links import ErrorReport, Fetched, LoadCommand
 from ..stream import Queue, connect
 from .check import DescriptorCheck
@@ -33,7 +33,7 @@ _COMMANDS = {"load": (LoadCommand, 8), "matmul": (MatmulCommand, 8), "vector": (
 class Dispatch(wiring.Component):
     """Everything between the descriptor fetch and the units. Reset it before every program.
 
-    Parameters: as in ``AccelConfig``; ``columns`` is ``AccelConfig.columns``.
+    Parameters: as in ``AccelConfig``; ``columns`` is ``AccelConfig.columns``, ``page_cycles`` the time from an ask to its answer.
 
     Members
     -------
@@ -42,22 +42,23 @@ class Dispatch(wiring.Component):
     token_lane, token : the lane whose token id is wanted, and the id, one cycle later
     keep : strobe: the candidates are the shortlist, to be put aside
     settled : no logit is on its way to the candidates, and no number is being put aside
-    rank, number : the candidate of the shortlist whose number is wanted, and the number, one cycle later
+    lane, rank, number : the candidate of a token lane's shortlist whose number is wanted, and the number, one cycle later
+    page_ask, page_answer : a page that is to be read, and what the table says, page_cycles later
     o_load, o_matmul, o_vector, o_attend : streams of LoadCommand, MatmulCommand, isa.Vector, AttendCommand
     o_record : stream of RecordCommand
     o_jobs : a stream of ReadJob a port
     done : strobes of the units; bit 0 load, 1 matmul, 2 vector, 3 attend
-    error : OPCODE, SIZE, FETCH
+    error : OPCODE, SIZE, FETCH, PAGE
     ended, finished : END was reached; and nothing that was issued is unfinished
     issue : strobe: a descriptor was issued
     oldest : index of the oldest descriptor that is not finished
     """
 
     def __init__(self, *, n_ports, port_bytes, token_lanes, vector_lanes, engine_rows, columns, max_columns,
-                 accumulator_bits, x_words, p_words, max_queries, max_head_words, top_k):
+                 accumulator_bits, x_words, p_words, max_queries, max_head_words, top_k, page_positions, page_cycles):
         self._n_ports = n_ports
         self._sequencer = {"n_ports": n_ports, "port_bytes": port_bytes, "vector_lanes": vector_lanes,
-                           "engine_rows": engine_rows}
+                           "engine_rows": engine_rows, "page_positions": page_positions, "page_cycles": page_cycles}
         self._check = {"token_lanes": token_lanes, "vector_lanes": vector_lanes, "engine_rows": engine_rows,
                        "columns": columns, "port_bytes": port_bytes, "max_columns": max_columns,
                        "accumulator_bits": accumulator_bits, "x_words": x_words, "p_words": p_words,
@@ -65,7 +66,8 @@ class Dispatch(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(Fetched)),
             "launch": In(Launch), "token_lane": Out(4), "token": In(32),
-            "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
+            "keep": Out(1), "settled": In(1), "lane": Out(4), "rank": Out(8), "number": In(20),
+            "page_ask": Out(PageAsk), "page_answer": In(PageAnswer),
             **{f"o_{unit}": Out(stream.Signature(shape)) for unit, (shape, _) in _COMMANDS.items()},
             "o_record": Out(stream.Signature(RecordCommand)),
             "o_jobs": Out(stream.Signature(ReadJob)).array(n_ports),
@@ -86,7 +88,8 @@ class Dispatch(wiring.Component):
             check.bits.eq(self.i.p.bits), check.launch.eq(self.launch), sequencer.code.eq(check.code),
             sequencer.launch.eq(self.launch), sequencer.token.eq(self.token), self.token_lane.eq(sequencer.token_lane),
             sequencer.settled.eq(self.settled), self.keep.eq(sequencer.keep), sequencer.complete.eq(scoreboard.empty),
-            sequencer.number.eq(self.number), self.rank.eq(sequencer.rank),
+            sequencer.number.eq(self.number), self.rank.eq(sequencer.rank), self.lane.eq(sequencer.lane),
+            self.page_ask.eq(sequencer.page_ask), sequencer.page_answer.eq(self.page_answer),
             scoreboard.done.eq(self.done),
             self.error.eq(sequencer.error), self.ended.eq(sequencer.ended), self.issue.eq(sequencer.issue),
             self.finished.eq(sequencer.ended & scoreboard.empty), self.oldest.eq(scoreboard.oldest),

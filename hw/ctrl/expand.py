@@ -48,7 +48,7 @@ class ReadExpander(wiring.Component):
         m.d.sync += [middle.eq(middle_sum), whole.eq(Cat(parts[0][:16], upper_sum))]
         shift, base_beats = Signal(40, reset_less=True), Signal(32, reset_less=True)
         too_large = Signal(reset_less=True)
-        m.d.sync += [shift.eq(Mux(plan.scaled, whole, 0)), base_beats.eq(Mux(plan.scaled, 0, whole)),
+        m.d.sync += [shift.eq(Mux(plan.scaled, whole, 0)), base_beats.eq(Mux(plan.scaled, plan.beats, whole)),
                      too_large.eq(plan.scaled & whole[40:].any())]
 
         offset = Signal(40, reset_less=True)
@@ -59,7 +59,7 @@ class ReadExpander(wiring.Component):
         job = Signal(ReadJob)
         m.d.comb += [
             job.offset.eq(offset), job.cache.eq(plan.cache), job.dest.eq(plan.dest), job.index.eq(plan.index),
-            job.beats.eq(base_beats + Mux(plan.scaled | (port < plan.n_longer), plan.beats, 0)),
+            job.beats.eq(base_beats + Mux(port < plan.n_longer, plan.extra_beats, 0)),
         ]
         m.d.comb += [output.p.eq(job) for output in self.o_jobs]
 

@@ -3,7 +3,7 @@
 from amaranth.hdl import unsigned
 from amaranth.lib import data
 
-__all__ = ["Waits", "Gated", "ReadPlan"]
+__all__ = ["Waits", "Gated", "ReadPlan", "PageRead", "PageCommand"]
 
 
 class Waits(data.Struct):
@@ -23,16 +23,33 @@ class Gated(data.StructLayout):
 class ReadPlan(data.Struct):
     """One contiguous read on every port.
 
-    Port p reads from ``addr + p * port_stride``, plus ``factor_a * factor_b`` when ``scaled`` (LOAD, gather), ``beats`` beats;
-    else (MATMUL, ATTEND) the product is the number of beats, and ports below ``n_longer`` read ``beats`` more.
+    Port p reads from ``addr + p * port_stride``, plus ``factor_a * factor_b`` when ``scaled`` (all but MATMUL without gather),
+    ``beats`` beats, ports below ``n_longer`` ``extra_beats`` more; else the product is the number of beats.
     """
     addr: unsigned(40)
     port_stride: unsigned(32)
     factor_a: unsigned(32)
     factor_b: unsigned(32)
     scaled: unsigned(1)
-    beats: unsigned(18)
+    beats: unsigned(24)
     n_longer: unsigned(2)
+    extra_beats: unsigned(8)
     cache: unsigned(1)
     dest: unsigned(2)
     index: unsigned(16)
+
+
+class PageRead(data.Struct):
+    """Rows of one page that a segment reads: on every port ``n_rows`` records from row ``row`` of its region on, on ports below
+    ``n_longer`` one more."""
+    row: unsigned(28)
+    n_rows: unsigned(16)
+    n_longer: unsigned(2)
+
+
+class PageCommand(data.Struct):
+    """A word of the register PAGE; ``op`` as in ``celosia.hw.regs.PageOp``."""
+    page: unsigned(12)
+    index: unsigned(12)
+    slot: unsigned(4)
+    op: unsigned(4)

@@ -2,25 +2,28 @@
 
 ::
 
-    write --+--> kept: a LUT RAM with all registers of kind "rw" ----> read, token of a lane
+    write --+--> kept: a LUT RAM with all registers of kind "rw" ----> read, TOKEN or LANE of a lane
             +--> registers for those that other units see at all times
+            +--> PAGE: one command, until the page table takes it
 
 Every access answers OKAY. What is not there reads as zero; what cannot be written is left alone. Registers of kind
 "rw", but for IRQ_ENABLE and SCRATCH, keep their values while a program runs. Latency: a write 2 cycles, a read 6; an access
-in the 32 cycles after a reset, in which the kept values become zero, waits for their end.
+in the 64 cycles after a reset, in which the kept values become zero, waits for their end, and a write to PAGE for the command
+before it.
 """
 
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, memory, wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import ISA_VERSION
 from ..mem.axi import AxiLite
 from ..mem.links import Windows
-from ..regs import ABI_VERSION, ADDRESS_BITS, COUNTERS, ID_MAGIC, REGISTERS, TOPK_OFFSET
+from ..regs import ABI_VERSION, ADDRESS_BITS, COUNTERS, ID_MAGIC, REGISTERS, TOPK_LANE_BYTES, TOPK_OFFSET
+from .links import PageCommand
 
 __all__ = ["Registers", "Strobes"]
 
@@ -29,12 +32,8 @@ _WIDE = ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE", "PROGRAM_OFFSET
 _FREE = ("IRQ_ENABLE", "SCRATCH")                                                        # may change during a run
 _COUNTERS_ADDRESS, _TOPK_ADDRESS = COUNTERS[0].offset >> 2, TOPK_OFFSET >> 2
 _TOPK_CYCLES = 4
-_KEPT_ROWS = 32
-
-
-def _kept_row(address):
-    """Row of a kept value: bits 3:0 and bit 5 of its word address."""
-    return address & 15 | (address >> 5 & 1) << 4
+_TOPK_LANE_LOG2 = (TOPK_LANE_BYTES >> 2).bit_length() - 1
+_KEPT_ROWS = 64             # a row for every word below the counters
 
 
 class Strobes(data.StructLayout):
@@ -55,12 +54,14 @@ class Registers(wiring.Component):
     irq : level: IRQ_ENABLE and (done or error)
     busy, done, error, draining, error_code, error_index, running, clear_counters : from RunControl
     start, reset, clear_done : strobes to RunControl
-    n_tokens, first_position, program_count, watchdog_cycles : register values
+    n_tokens, program_count, watchdog_cycles : register values
     windows, program_offset : register values for readers, writer and fetch
-    token_lane, token : TOKEN of a lane, one cycle later
+    token_lane, token : TOKEN of a lane, one cycle later; with ``lanes`` its LANE
+    o_page : stream of PageCommand
+    page_busy, page_refused : PAGE_STATUS, from the page table; ``pages_busy``: it or a command on its way is at work
     strobes : Strobes
-    topk_count : candidates of the last run
-    topk_index : candidate whose ``topk_token`` and ``topk_logit`` are wanted, at most 2 cycles later
+    topk_count, accepted : of the last run
+    topk_lane, topk_index : candidate whose ``topk_token`` and ``topk_logit`` are wanted, at most 2 cycles later
 
     Paths: none.
     """
@@ -74,10 +75,12 @@ class Registers(wiring.Component):
             "busy": In(1), "done": In(1), "error": In(1), "draining": In(1),
             "error_code": In(4), "error_index": In(16), "running": In(1), "clear_counters": In(1),
             "start": Out(1), "reset": Out(1), "clear_done": Out(1),
-            "n_tokens": Out(32), "first_position": Out(32), "program_count": Out(32), "watchdog_cycles": Out(32),
-            "windows": Out(Windows), "program_offset": Out(40), "token_lane": In(4), "token": Out(32),
-            "strobes": In(Strobes()),
-            "topk_count": In(16), "topk_index": Out(9), "topk_token": In(32), "topk_logit": In(32),
+            "n_tokens": Out(32), "program_count": Out(32), "watchdog_cycles": Out(32),
+            "windows": Out(Windows), "program_offset": Out(40),
+            "token_lane": In(4), "lanes": In(1), "token": Out(32),
+            "o_page": Out(stream.Signature(PageCommand)), "page_busy": In(1), "page_refused": In(1), "pages_busy": Out(1),
+            "strobes": In(Strobes()), "accepted": In(16),
+            "topk_count": In(16), "topk_lane": Out(4), "topk_index": Out(5), "topk_token": In(32), "topk_logit": In(32),
         })
 
     def elaborate(self, platform):
@@ -88,28 +91,29 @@ class Registers(wiring.Component):
             if register.access == "rw":
                 for half in range(2 if register.name in _WIDE else 1):
                     places[where[register.name] + half] = register.name, half
-        rows = {_kept_row(address) for address in places}
-        if len(rows) != len(places):
-            raise ValueError("Kept registers must differ in bits 3:0 and 5 of their word addresses")
+        if max(places) >= _KEPT_ROWS:
+            raise ValueError(f"Kept registers must lie below {4 * _KEPT_ROWS:#x}")
 
         m.submodules.kept = kept = memory.Memory(shape=32, depth=_KEPT_ROWS, init=[])
         token = kept.read_port(domain="comb")
-        m.d.comb += token.addr.eq(Cat(self.token_lane, Const(_kept_row(where["TOKEN0"]) >> 4, 1)))
+        m.d.comb += [token.addr.eq(Cat(self.token_lane, Mux(self.lanes, where["LANE0"] >> 4, where["TOKEN0"] >> 4))),
+                     self.pages_busy.eq(self.page_busy | self.o_page.valid)]
         m.d.sync += self.token.eq(token.data)
 
         seen = {name: getattr(self.windows, name.lower()) for name in _WIDE[:4]}
         seen |= {name: getattr(self, name.lower()) for name in (
-            "PROGRAM_OFFSET", "N_TOKENS", "FIRST_POSITION", "PROGRAM_COUNT", "WATCHDOG_CYCLES")}
+            "PROGRAM_OFFSET", "N_TOKENS", "PROGRAM_COUNT", "WATCHDOG_CYCLES")}
         seen["IRQ_ENABLE"] = irq_enable = Signal()
         m.d.sync += self.irq.eq(irq_enable & (self.done | self.error))
 
         counters = self._counters(m)
-        cleared = self._write(m, kept, places, seen, where["CONTROL"])
+        cleared = self._write(m, kept, places, seen, where["CONTROL"], where["PAGE"])
         status = Cat(self.busy, self.done, self.error, self.draining)
         self._read(m, kept, places, cleared, counters, {
             where["ID"]: ID_MAGIC, where["VERSION"]: ISA_VERSION | ABI_VERSION << 16, where["CONFIG"]: self._digest,
             where["STATUS"]: status, where["ERROR_CODE"]: self.error_code, where["ERROR_INDEX"]: self.error_index,
-            where["TOPK_COUNT"]: self.topk_count})
+            where["TOPK_COUNT"]: self.topk_count, where["ACCEPTED"]: self.accepted,
+            where["PAGE_STATUS"]: Cat(self.pages_busy, self.page_refused)})
         return m
 
     def _counters(self, m):
@@ -127,7 +131,7 @@ class Registers(wiring.Component):
                 m.d.sync += count.eq(count + 1)
         return counters
 
-    def _write(self, m, kept, places, seen, control):
+    def _write(self, m, kept, places, seen, control, page):
         """Writes; returns whether all kept values have become zero after a reset."""
         sweep = Signal(range(_KEPT_ROWS + 1))
         cleared, take = sweep[-1], Signal()
@@ -145,18 +149,23 @@ class Registers(wiring.Component):
             return word, full
 
         (address, address_full), (word, word_full), b = held(self.bus.aw), held(self.bus.w), self.bus.b
-        m.d.comb += take.eq(address_full & word_full & (~b.valid | b.ready))
+        place, may = address[2:], Signal()
+        m.d.comb += take.eq(address_full & word_full & (~b.valid | b.ready) & ~((place == page) & self.o_page.valid))
         with m.If(~b.valid | b.ready):
             m.d.sync += b.valid.eq(take)
 
-        place, may = address[2:], Signal()
+        with m.If(take & (place == page) & word.strb.all()):
+            m.d.sync += [self.o_page.valid.eq(1), self.o_page.p.eq(word.data)]
+        with m.Elif(self.o_page.ready):
+            m.d.sync += self.o_page.valid.eq(0)
+
         write = kept.write_port(granularity=8)
         with m.Switch(place):
             for number, (name, _) in places.items():
                 with m.Case(number):
                     m.d.comb += may.eq(take if name in _FREE else take & ~self.busy)
         m.d.comb += [
-            write.addr.eq(Mux(cleared, _kept_row(place), sweep)), write.data.eq(word.data),
+            write.addr.eq(Mux(cleared, place, sweep)), write.data.eq(word.data),
             write.en.eq(Mux(cleared, may.replicate(4) & word.strb, -1)),
         ]
         with m.Switch(place):
@@ -186,7 +195,7 @@ class Registers(wiring.Component):
             m.d.sync += sources[-1].eq(Mux(addressed, value, 0))
 
         port = kept.read_port(domain="comb")
-        m.d.comb += port.addr.eq(_kept_row(address))
+        m.d.comb += port.addr.eq(address)
         plain = Signal(32)
         with m.Switch(address):
             with m.Case(*places):
@@ -204,7 +213,7 @@ class Registers(wiring.Component):
             source(chosen[:32], here & ~address[0])
             source(chosen[32:], here & address[0])
         in_topk = address >= _TOPK_ADDRESS
-        m.d.sync += self.topk_index.eq((address - _TOPK_ADDRESS) >> 1)
+        m.d.sync += [self.topk_index.eq(address[1:_TOPK_LANE_LOG2]), self.topk_lane.eq(address[_TOPK_LANE_LOG2:])]
         source(self.topk_token, in_topk & ~address[0])
         source(self.topk_logit, in_topk & address[0])
 

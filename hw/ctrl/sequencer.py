@@ -2,16 +2,20 @@
 
 ::
 
-    i --> wait for the verdict --+--> END: stop here
+    i --> wait for the verdict --+--> END of this run: stop here
+                                 +--> END of shorter runs: next
                                  +--> bad: report, stop here
                                  +--> (the first that gathers: end of the shortlist)
                                  +--> scoreboard --> station of its unit --> (V sink) record --> read plans --> next
+                                                                                                     ^
+                                                                            ATTEND: pages <-- walk of the segments
 
 The shortlist ends when all that was issued is complete and the candidates have stood still for some cycles, so that no
 logit is between two rooms; then their numbers are put aside.
 
 A command goes out before its reads, so that the room in the port queues never decides whether a unit may start.
-Rate: about 13 cycles a descriptor, and 5 + n_ports a row of LOAD (the expander's; the next plan is made meanwhile).
+Rate: about 13 cycles a descriptor, and 5 + n_ports a row of LOAD or a page of ATTEND (the expander's; the next plan is made
+meanwhile).
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -20,11 +24,12 @@ from amaranth.lib.wiring import In, Out
 
 from .. import isa
 from ..isa import Index, Opcode, Sink, Tokens
-from ..links import AttendCommand, Dest, Launch, MatmulCommand, RecordCommand, scale_beats
+from ..links import AttendCommand, Dest, Lane, Launch, MatmulCommand, PageAnswer, PageAsk, RecordCommand, scale_beats
 from ..mem.links import ErrorReport, Fetched, LoadCommand
 from ..regs import Error
 from .check import DescriptorCheck, bodies
 from .links import Gated, ReadPlan
+from .segments import SegmentWalk
 
 __all__ = ["Sequencer"]
 
@@ -42,26 +47,29 @@ class Sequencer(wiring.Component):
     launch : constant while a program runs
     token_lane, token : the lane whose token id is wanted, and the id, one cycle later
     complete : everything issued is finished
-    keep, settled, rank, number : as of dispatch
+    keep, settled, lane, rank, number : as of dispatch
+    page_ask, page_answer : as of SegmentWalk
     o_order : stream of the unit of each descriptor issued
     o_load, o_matmul, o_vector, o_attend : streams of Gated commands
     o_record : stream of RecordCommand
     o_plan : stream of ReadPlan
-    error : OPCODE, SIZE, FETCH (the last descriptor of the program was not END; its index), until a reset
+    error : OPCODE, SIZE, PAGE, FETCH (the last descriptor of the program was not its END; its index), until a reset
     ended : END was reached
     issue : strobe: a descriptor was issued
 
     Paths: none.
     """
 
-    def __init__(self, *, n_ports, port_bytes, vector_lanes, engine_rows):
+    def __init__(self, *, n_ports, port_bytes, vector_lanes, engine_rows, page_positions, page_cycles):
+        self._walk = {"n_ports": n_ports, "page_positions": page_positions, "page_cycles": page_cycles}
         self._n_ports, self._port_bytes, self._lanes = n_ports, port_bytes, vector_lanes
         self._quantum_log2 = max(engine_rows, vector_lanes).bit_length() - 1
         self._groups_log2 = max(1, vector_lanes // engine_rows).bit_length() - 1    # row groups of a row quantum
         super().__init__({
             "i": In(stream.Signature(Fetched)), "code": In(4),
             "launch": In(Launch), "token_lane": Out(4), "token": In(32),
-            "complete": In(1), "keep": Out(1), "settled": In(1), "rank": Out(8), "number": In(20),
+            "complete": In(1), "keep": Out(1), "settled": In(1), "lane": Out(4), "rank": Out(8), "number": In(20),
+            "page_ask": Out(PageAsk), "page_answer": In(PageAnswer),
             "o_order": Out(stream.Signature(2)),
             "o_load": Out(stream.Signature(Gated(LoadCommand))),
             "o_matmul": Out(stream.Signature(Gated(MatmulCommand))),
@@ -75,18 +83,28 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         header, body = bodies(self.i.p.bits)
-        load, matmul, vector, attend = (body[o] for o in (Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
-        row = Signal(4)
+        end, load, matmul, vector, attend = (
+            body[opcode] for opcode in (Opcode.END, Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
+        m.submodules.walk = walk = SegmentWalk(**self._walk)
+        row, last_lane, lane = Signal(4), Signal(4), Signal(4)
         last_row = Signal(4)
         by_rank, gathers = Signal(), Signal()
+        # One choice of a lane for both that walk over them: LOAD's rows, and the segments of ATTEND.
+        chosen, walking = Signal(Lane, reset_less=True), Signal()
+        m.d.sync += [last_lane.eq(self.launch.n_tokens - 1), chosen.eq(self.launch.lanes[Mux(walking, walk.token, row)])]
         m.d.comb += [
             by_rank.eq(load.index == Index.CANDIDATE),
-            last_row.eq(Mux((load.index == Index.NONE) | by_rank, 0, self.launch.n_tokens - 1)), self.token_lane.eq(row),
+            last_row.eq(Mux((load.index == Index.NONE) | by_rank, 0, last_lane)), self.token_lane.eq(row),
             gathers.eq(Mux(header.opcode == Opcode.LOAD, by_rank, (header.opcode == Opcode.MATMUL) & matmul.gather)),
             self.rank.eq(Mux(header.opcode == Opcode.LOAD, load.rank, matmul.rank)),
+            lane.eq(Mux(header.opcode == Opcode.LOAD, load.lane, matmul.lane)),
+            walk.n_tokens.eq(self.launch.n_tokens), walk.lane.eq(chosen),
+            walk.window.eq(attend.window), walk.sinks.eq(attend.sinks),
+            self.page_ask.eq(walk.ask), walk.answer.eq(self.page_answer),
         ]
+        m.d.sync += self.lane.eq(Mux(lane > last_lane, last_lane, lane))
         self._commands(m, header, load, matmul, vector, attend, last_row)
-        plan = self._plan(m, header, load, matmul, attend, row)
+        plan = self._plan(m, header, load, matmul, attend, chosen.position, walk.o.p)
 
         outputs = {Opcode.LOAD: self.o_load, Opcode.MATMUL: self.o_matmul, Opcode.VECTOR: self.o_vector,
                    Opcode.ATTEND: self.o_attend}
@@ -106,7 +124,9 @@ class Sequencer(wiring.Component):
                         m.d.sync += self.error.code.eq(self.code)
                         m.next = "FAILED"
                     with m.Elif(header.opcode == Opcode.END):
-                        m.next = "ENDED"
+                        m.next = "NEXT"
+                        with m.If((end.above == 0) | (self.launch.n_tokens <= end.above)):
+                            m.next = "ENDED"
                     with m.Elif(gathers & ~shortlisted):
                         m.d.sync += [still.eq(0), shortlisted.eq(1)]
                         m.next = "SHORTLIST"
@@ -132,7 +152,9 @@ class Sequencer(wiring.Component):
                             m.d.comb += output.valid.eq(1)
                             with m.If(output.ready):
                                 m.d.comb += self.issue.eq(1)
-                                m.next = "NEXT" if opcode is Opcode.VECTOR else "PLAN"
+                                m.next = {Opcode.VECTOR: "NEXT", Opcode.ATTEND: "PAGES"}.get(opcode, "PLAN")
+                                if opcode is Opcode.ATTEND:
+                                    m.d.comb += walk.start.eq(1)
                                 if opcode is Opcode.VECTOR:
                                     with m.If(vector.sink == Sink.V):
                                         m.next = "RECORD"
@@ -150,6 +172,15 @@ class Sequencer(wiring.Component):
                         m.next = "NEXT"
             with m.State("TOKEN"):
                 m.next = "PLAN"
+            with m.State("PAGES"):
+                m.d.comb += [walking.eq(1), walk.o.ready.eq(~self.o_plan.valid)]
+                with m.If(walk.o.valid & walk.o.ready):
+                    m.d.sync += [self.o_plan.p.eq(plan), self.o_plan.valid.eq(1)]
+                with m.If(walk.missing):
+                    m.d.sync += self.error.code.eq(Error.PAGE)
+                    m.next = "FAILED"
+                with m.Elif(walk.done):
+                    m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.comb += self.i.ready.eq(~self.i.p.last)
                 with m.If(self.i.p.last):
@@ -182,25 +213,29 @@ class Sequencer(wiring.Component):
         command = self.o_matmul.p.command
         m.d.comb += [command.n_row_groups.eq(matmul.n_row_groups), command.n_col_blocks.eq(matmul.n_col_blocks),
                      command.planes.eq(matmul.planes), command.bank.eq(matmul.bank),
-                     command.n_lanes.eq(Mux(matmul.tokens == Tokens.LAST, 1, self.launch.n_tokens))]
+                     command.n_lanes.eq(Mux(matmul.tokens == Tokens.ALL, self.launch.n_tokens, 1))]
         m.d.comb += self.o_vector.p.command.eq(vector)
         command = self.o_attend.p.command
-        m.d.comb += [command.group.eq(attend.group), command.head_words.eq(attend.head_words),
-                     command.bank.eq(attend.bank)]
+        m.d.comb += [getattr(command, name).eq(getattr(attend, name))
+                     for name in ("group", "head_words", "bank", "int4", "bidirectional", "window", "sinks")]
         record = self.o_record.p
         head_shift = (self._port_bytes // self._lanes).bit_length() - 1
         m.d.comb += [record.offset.eq(vector.addr), record.port_stride.eq(vector.port_stride),
-                     record.head_words.eq(vector.n_words >> head_shift), record.index.eq(self.i.p.index)]
+                     record.head_words.eq(vector.n_words >> head_shift), record.int4.eq(vector.int4),
+                     record.index.eq(self.i.p.index)]
 
-    def _plan(self, m, header, load, matmul, attend, row):
-        """What is read, on every port; of a LOAD, row ``row``."""
+    def _plan(self, m, header, load, matmul, attend, position, pages):
+        """What is read, on every port; of a LOAD by position, the one given; of an ATTEND, ``pages``, a PageRead that stood still
+        for a cycle."""
         plan = Signal(ReadPlan)
         beat_shift = (4 * self._lanes // (self._n_ports * self._port_bytes)).bit_length() - 1
-        ports_log2 = self._n_ports.bit_length() - 1
-        position, quantum = Signal(17), Signal(20)
+        quantum = Signal(20)
         group_beats = Signal(20)            # of one row group; a row quantum takes a few
         m.d.comb += [quantum.eq(self.number >> self._quantum_log2), group_beats.eq(matmul.n_col_blocks * matmul.planes)]
-        m.d.comb += [position.eq(self.launch.first_position + row), plan.index.eq(self.i.p.index)]
+        record_beats, page_beats = Signal(8, reset_less=True), Signal(18, reset_less=True)
+        row_words = Mux(attend.int4, (attend.head_words + 1) >> 1, attend.head_words)
+        m.d.sync += [record_beats.eq((row_words << 1) + scale_beats(self._port_bytes)), page_beats.eq(pages.n_rows * record_beats)]
+        m.d.comb += plan.index.eq(self.i.p.index)
         with m.Switch(header.opcode.as_value()):
             with m.Case(Opcode.LOAD.value):
                 m.d.comb += [
@@ -224,12 +259,10 @@ class Sequencer(wiring.Component):
                         plan.factor_b.eq(group_beats << self._groups_log2 + self._port_bytes.bit_length() - 1),
                     ]
             with m.Default():
-                # Port p holds ceil((first_position - p) / n_ports) past records: some ports hold one more than others.
                 m.d.comb += [
-                    plan.addr.eq(attend.addr), plan.port_stride.eq(attend.port_stride), plan.dest.eq(Dest.ATTEND),
-                    plan.factor_a.eq(self.launch.first_position >> ports_log2),
-                    plan.factor_b.eq((attend.head_words << 1) + scale_beats(self._port_bytes)),
-                    plan.beats.eq(plan.factor_b), plan.n_longer.eq(self.launch.first_position[:ports_log2]),
-                    plan.cache.eq(1),
+                    plan.addr.eq(attend.addr), plan.port_stride.eq(attend.port_stride), plan.dest.eq(Dest.ATTEND), plan.cache.eq(1),
+                    plan.factor_a.eq(pages.row), plan.factor_b.eq(record_beats << self._port_bytes.bit_length() - 1),
+                    plan.scaled.eq(1), plan.beats.eq(page_beats), plan.n_longer.eq(pages.n_longer),
+                    plan.extra_beats.eq(record_beats),
                 ]
         return plan

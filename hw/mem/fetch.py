@@ -4,14 +4,14 @@
 
     start -> cutter (program_count descriptors, one burst each) -> issue -> AR ..memory.. R -> gather -> [queue 8] -> o
 
-It stops at END or after program_count descriptors; what was asked for beyond END is thrown away.
+It stops at an END of every program, at ``stop``, or after program_count descriptors; what was asked for beyond that is thrown away.
 """
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import BODIES, DESCRIPTOR_BYTES, Header, Opcode
+from ..isa import BODIES, DESCRIPTOR_BYTES, End, Header, Opcode
 from ..regs import Error
 from ..stream import Queue
 from .axi import AxiRead
@@ -31,6 +31,7 @@ class DescriptorFetch(wiring.Component):
     Members
     -------
     start : strobe: fetch ``program_count`` (1 .. 65536) descriptors from byte ``program_offset`` of the model window
+    stop : the program has ended: ask for nothing more, until the next start
     o : stream of Fetched
     axi, windows, flush, idle : as in PortReader
     error : READ_WINDOW, AXI_READ; the index is that of the descriptor that could not be read
@@ -44,7 +45,7 @@ class DescriptorFetch(wiring.Component):
         check_port(port_bytes, addr_bits, self._burst_beats)
         self._port_bytes, self._addr_bits = port_bytes, addr_bits
         super().__init__({
-            "start": In(1), "program_offset": In(40), "program_count": In(17),
+            "start": In(1), "stop": In(1), "program_offset": In(40), "program_count": In(17),
             "o": Out(stream.Signature(Fetched)),
             "axi": Out(AxiRead(addr_bits=addr_bits, port_bytes=port_bytes)),
             "windows": In(Windows),
@@ -97,10 +98,11 @@ class DescriptorFetch(wiring.Component):
         gathered = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
         beat = Signal(beats_log2)
         index = Signal(16)
-        header = data.View(Header, gathered[:Header.as_shape().size])
+        header_bits = Header.as_shape().size
+        header, end = data.View(Header, gathered[:header_bits]), data.View(End, gathered[header_bits:])
         full, take, at_end, stopped = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            at_end.eq(full & (header.opcode == Opcode.END)), stop.eq(at_end | stopped),
+            at_end.eq(full & (header.opcode == Opcode.END) & (end.above == 0)), stop.eq(at_end | stopped),
             r.ready.eq(1), take.eq(r.valid & ~self.flush & ~stop), landed.eq(r.valid & r.p.last),
             queue.i.valid.eq(full), queue.i.p.bits.eq(gathered), queue.i.p.index.eq(index),
             queue.i.p.last.eq(index == last_index),
@@ -114,7 +116,7 @@ class DescriptorFetch(wiring.Component):
 
         with m.If(self.start):
             m.d.sync += last_index.eq(self.program_count - 1)
-        with m.If(at_end):
+        with m.If(at_end | self.stop):
             m.d.sync += stopped.eq(1)
         with m.If(self.flush | self.start):
             m.d.sync += [stopped.eq(0), room.eq(room_beats), asked_beats.eq(0), beat.eq(0), index.eq(0), full.eq(0)]

@@ -325,9 +325,9 @@ async def stops_at_a_page_of_another(dut, stall):
 
 
 @cocotb.test()
-@cocotb.parametrize(full=[False, True])
-async def keeps_its_rate(dut, full):
-    """One query a lane: a slice takes a beat of its port in (nearly) every cycle. All queries: the passes set the pace.
+@cocotb.parametrize(full=[False, True], int4=[False, True])
+async def keeps_its_rate(dut, full, int4):
+    """One query a lane: a slice takes a word in (nearly) every cycle, int4 or not. All queries: the passes set the pace.
 
     The merge sends half a word a cycle, or what the output takes. Flat scores, so that no sum needs a long shift.
     """
@@ -337,9 +337,10 @@ async def keeps_its_rate(dut, full):
     heads_a_token = sizes["max_queries"] // sizes["token_lanes"]
     n_tokens, group = (sizes["token_lanes"], heads_a_token) if full else (1, min(sizes["query_lanes"], heads_a_token))
     n_records, head_words = 40, sizes["max_head_words"]
-    n_beats = record_beats(head_words, sizes["port_bytes"])
+    n_words = record_beats(head_words, sizes["port_bytes"])
+    n_beats = record_beats(head_words, sizes["port_bytes"], int4)
     head = Head(numbers, "flat", [Segment(3, n_records * sizes["n_ports"], n_tokens)], group=group,
-                head_dim=head_words * sizes["port_bytes"], bank=0, **NO_LIMIT)
+                head_dim=head_words * sizes["port_bytes"], bank=0, int4=int4, **NO_LIMIT)
     taken, cycles = 0, 0
 
     async def count():
@@ -362,7 +363,7 @@ async def keeps_its_rate(dut, full):
     await bench.run([head], numbers, ahead=0)
     await counting
     await sending
-    record_cycles = max(n_beats, max(head_words, sizes["query_lanes"]) * n_tokens * group // sizes["query_lanes"] + 1)
+    record_cycles = max(n_words, max(head_words, sizes["query_lanes"]) * n_tokens * group // sizes["query_lanes"] + 1)
     limit = 1.03 * n_records * record_cycles + 4
     dut._log.info(f"{taken} beats took {cycles} cycles, at most {limit:.0f} expected")
     assert cycles <= limit, f"{taken} beats took {cycles} cycles, more than {limit:.0f}"

@@ -177,8 +177,8 @@ def record_bytes(head_dim, port_bytes, int4=False):
 def pack_record(k, ks, v, vs, port_bytes, int4=False):
     """The record of one position: K, scales (ks then vs, binary32, little endian), V; each padded to whole beats.
 
-    k, v : int8 (D,), with ``int4`` of values within -8 .. 7; ks, vs : float32 scalars. Returns bytes. An element takes a byte, or with
-    ``int4`` half a byte, the first of two in the low bits.
+    k, v : int8 (D,), with ``int4`` of values within -8 .. 7; ks, vs : float32 scalars. Returns bytes. An element takes a byte, or
+    with ``int4`` half a byte, the first of two in the low bits.
     """
     def row(x):
         if int4:

@@ -30,7 +30,7 @@ class RecordPlaces(wiring.Component):
     record_beats : In, of the command
     launch : In(Launch)
     page_ask : Out(PageAsk), held until page_answer : In(PageAnswer) has come
-    o : Out(stream(Place)), one in page_cycles + 6 cycles at most
+    o : Out(stream(Place)), at least one in page_cycles + 4 cycles
     """
 
     def __init__(self, *, sizes):
@@ -61,11 +61,11 @@ class RecordPlaces(wiring.Component):
                 with m.If(self.command_valid):
                     m.next = "ASK"
             with m.State("ASK"):
-                m.d.sync += [answer.eq(self.page_answer), wait.eq(wait - 1)]
+                m.d.sync += [answer.eq(self.page_answer), wait.eq(wait - 1), in_port.eq(strides[port])]
                 with m.If(wait == 0):
                     m.next = "ROW"
             with m.State("ROW"):
-                m.d.sync += [row_beats.eq(row * self.record_beats), in_port.eq(command.offset + strides[port])]
+                m.d.sync += [row_beats.eq(row * self.record_beats), in_port.eq(command.offset + in_port)]
                 m.next = "PLACE"
             with m.State("PLACE"):
                 with m.If(~self.o.valid | self.o.ready):

@@ -144,7 +144,8 @@ class RecordGather(wiring.Component):
         both = Cat(*(read.data for read in scale_reads))
         with m.If(move):
             m.d.sync += [
-                b_first.eq((a_kind == 0) & Mux(command.int4, a_word[1:] == 0, a_word == 0)), b_last.eq(a_kind[1] & a_last_word), b_row.eq(~is_scale),
+                b_first.eq((a_kind == 0) & Mux(command.int4, a_word[1:] == 0, a_word == 0)),
+                b_last.eq(a_kind[1] & a_last_word), b_row.eq(~is_scale),
                 b_packed.eq(command.int4 & ~is_scale), b_upper.eq(a_word[0]),
                 b_whole.eq(~command.int4 | is_scale | a_word[0] | a_last_word),
                 b_port.eq(port), b_scales.eq(both if n_scale_beats == 1 else both.word_select(a_word[0], 32)),

@@ -185,6 +185,8 @@ class AttentionUnit(wiring.Component):
                                     0, VISIT_GAP - visits)),
                 ]
                 m.d.comb += walk.restart.eq(1)
+                m.next = "SHARE"
+            with m.State("SHARE"):
                 m.next = "START"
             with m.State("START"):
                 m.d.comb += start.eq(1)

@@ -101,7 +101,7 @@ def test_shares_of_a_segment(n_ports):
         for first, window, sinks, n_tokens in cases:
             for member, value in (dut.position, first), (dut.window, window), (dut.sinks, sinks), (dut.n_tokens, n_tokens):
                 ctx.set(member, value)
-            await ctx.tick().repeat(2)
+            await ctx.tick().repeat(4)
             got.append([ctx.get(share) for share in dut.o])
 
     simulator = Simulator(dut)

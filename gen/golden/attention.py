@@ -1,8 +1,9 @@
 """Fused attention of one KV head, and the records of its cache: what the attention unit computes, in integers.
 
-Positions are shared out over ``n_slices`` slices, position j to slice j mod n_slices, in ascending order. A query of
-token t sees positions j <= first_position + t. For one query (int8 vector q, binary32 factor qf) and one position
-(int8 vectors k, v, binary32 scales ks, vs):
+Positions are shared out over ``n_slices`` slices, position j to slice j mod n_slices, in ascending order. A query of the
+token at position i sees positions j <= i, or with ``bidirectional`` all of its segment too; with a window W > 0 only those with
+j > i - W or j < sinks. What a query does not see adds nothing to it. For one query (int8 vector q, binary32 factor qf) and one
+position (int8 vectors k, v, binary32 scales ks, vs):
 
     s = sum_d q[d] k[d]                                 exact
     z = to_fixed((f32(s) * qf) * ks)                    binary32 products; then 16 fraction bits, half to even,
@@ -38,7 +39,7 @@ import torch
 from celosia.gen.golden import f32, func
 from celosia.hw.links import scale_beats
 
-__all__ = ["attend", "pack_record", "unpack_record", "record_bytes"]
+__all__ = ["attend", "visible", "pack_record", "unpack_record", "record_bytes"]
 
 FIXED_LIMIT = 1 << 30
 NO_EXPONENT = -(1 << 40)
@@ -108,8 +109,16 @@ def _merge(sums, exponents):
         torch.where(largest == NO_EXPONENT, torch.zeros_like(largest), largest)
 
 
-def attend(q, qf, k, ks, v, vs, first_position, n_slices):
-    """Attention of the query heads of one KV head.
+def visible(first_position, n_tokens, *, window=0, sinks=0, bidirectional=False):
+    """Which positions 0 .. first_position + n_tokens - 1 each token of a segment sees: bool (T, J)."""
+    own = first_position + torch.arange(n_tokens)[:, None]
+    j = torch.arange(first_position + n_tokens)
+    seen = (j <= own) | bidirectional
+    return seen & ((j < sinks) | (j > own - window)) if window else seen
+
+
+def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False):
+    """Attention of the query heads of one KV head, for one segment.
 
     Parameters
     ----------
@@ -117,6 +126,7 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices):
     k, v : int8 (J, D); ks, vs : float32 (J,); J = first_position + T: the cached positions, then those of the T tokens
     first_position : int, position of token 0
     n_slices : int, slices (ports) the positions are shared out over
+    window, sinks, bidirectional : what a token sees, as above
 
     Returns (acc, scale): int32 (T, G, D) and float32 (T, G); the output is acc * scale[..., None] in binary32.
     """
@@ -128,8 +138,8 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices):
     assert ks.shape == vs.shape == (n_positions,) and qf.shape == (n_tokens, group)
     mant, e = _weights(q, qf, k, ks)
     w, ew, not_zero = _times_scale(mant, e, vs)
-    seen = torch.arange(n_positions) <= first_position + torch.arange(n_tokens)[:, None, None]
-    seen = seen.expand_as(mant)
+    seen = visible(first_position, n_tokens, window=window, sinks=sinks, bidirectional=bidirectional)
+    seen = seen[:, None].expand_as(mant)
 
     n = -(-n_positions // n_slices)
     values = torch.zeros(n * n_slices, head_dim, dtype=torch.int64)
@@ -154,35 +164,50 @@ def _times_power(x, exponent):
     return f32.from_bits(torch.where(biased <= 0, torch.zeros_like(bits), bits))
 
 
-def record_bytes(head_dim, port_bytes):
+def _row_bytes(head_dim, port_bytes, int4):
+    head_words = -(-head_dim // port_bytes)
+    return (-(-head_words // 2) if int4 else head_words) * port_bytes
+
+
+def record_bytes(head_dim, port_bytes, int4=False):
     """Bytes of one record of the cache."""
-    return (2 * -(-head_dim // port_bytes) + scale_beats(port_bytes)) * port_bytes
+    return 2 * _row_bytes(head_dim, port_bytes, int4) + scale_beats(port_bytes) * port_bytes
 
 
-def pack_record(k, ks, v, vs, port_bytes):
+def pack_record(k, ks, v, vs, port_bytes, int4=False):
     """The record of one position: K, scales (ks then vs, binary32, little endian), V; each padded to whole beats.
 
-    k, v : int8 (D,); ks, vs : float32 scalars. Returns bytes.
+    k, v : int8 (D,), with ``int4`` of values within -8 .. 7; ks, vs : float32 scalars. Returns bytes. An element takes a byte, or with
+    ``int4`` half a byte, the first of two in the low bits.
     """
-    pad = -len(k) % port_bytes
-
     def row(x):
-        return bytes(x.to(torch.uint8).tolist()) + bytes(pad)
+        if int4:
+            if x.min() < -8 or x.max() > 7:
+                raise ValueError(f"Elements of an int4 record must be within -8 .. 7, not {int(x.min())} .. {int(x.max())}")
+            nibbles = [*(x & 15).tolist(), 0]
+            x = [low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2])]
+        else:
+            x = x.to(torch.uint8).tolist()
+        return bytes(x).ljust(_row_bytes(len(k), port_bytes, int4), b"\0")
 
     scales = f32.to_bits(torch.stack([torch.as_tensor(ks), torch.as_tensor(vs)]).to(torch.float32)).tolist()
     packed = b"".join(bits.to_bytes(4, "little") for bits in scales)
     return row(k) + packed.ljust(scale_beats(port_bytes) * port_bytes, b"\0") + row(v)
 
 
-def unpack_record(raw, head_dim, port_bytes):
+def unpack_record(raw, head_dim, port_bytes, int4=False):
     """(k, ks, v, vs) of one record; the inverse of :func:`pack_record`."""
-    if len(raw) != record_bytes(head_dim, port_bytes):
-        raise ValueError(f"A record must be {record_bytes(head_dim, port_bytes)} bytes, not {len(raw)}")
-    row_bytes = -(-head_dim // port_bytes) * port_bytes
+    n_bytes = record_bytes(head_dim, port_bytes, int4)
+    if len(raw) != n_bytes:
+        raise ValueError(f"A record must be {n_bytes} bytes, not {len(raw)}")
+    row_bytes = _row_bytes(head_dim, port_bytes, int4)
     scales = raw[row_bytes:row_bytes + 8]
     ks, vs = f32.from_bits([int.from_bytes(scales[i:i + 4], "little") for i in (0, 4)])
 
     def row(part):
+        if int4:
+            part = [nibble - 16 if nibble > 7 else nibble for byte in part for nibble in (byte & 15, byte >> 4)]
+            return torch.tensor(part[:head_dim], dtype=torch.int8)
         return torch.tensor(list(part[:head_dim]), dtype=torch.uint8).to(torch.int8)
 
     return row(raw[:row_bytes]), ks, row(raw[-row_bytes:]), vs

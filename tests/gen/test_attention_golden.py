@@ -41,14 +41,17 @@ def total(parts, top):
             for d in range(len(parts[0][0]))]
 
 
-def literal(q, qf, k, ks, v, vs, first_position, n_slices):
+def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False):
     """The specification in plain loops."""
     n_tokens, group, head_dim = q.shape
     acc, scale = torch.zeros(q.shape, dtype=torch.int32), torch.zeros(n_tokens, group)
     for t in range(n_tokens):
         for h in range(group):
             slices = [([[0] * head_dim, None], [[0], None]) for _ in range(n_slices)]
-            for j in range(first_position + t + 1):
+            i = first_position + t
+            for j in range(k.shape[0] if bidirectional else i + 1):
+                if window and j <= i - window and j >= sinks:
+                    continue
                 s = int((q[t, h].to(torch.int64) * k[j].to(torch.int64)).sum())
                 z = float(f32.mul(f32.mul(f32.from_int(torch.tensor(s)), qf[t, h]), ks[j]))
                 fixed = max(-2 ** 30, min(2 ** 30, round(z * 65536))) if math.isfinite(z) else \
@@ -95,8 +98,9 @@ def test_is_its_specification(seed):
     arguments = case(seed, n_tokens=1 + seed % 4, group=1 + seed % 3, head_dim=4, first_position=(7 * seed) % 23,
                      factor=(0.005, 0.05, 1.0)[seed % 3], spread=(1.0, 8.0, 30.0)[seed // 4], zeros=0.2 * (seed % 2))
     n_slices = (1, 2, 4)[seed % 3]
-    acc, scale = attend(*arguments, n_slices)
-    acc_literal, scale_literal = literal(*arguments, n_slices)
+    sight = {"window": (0, 1, 3, 8, 40)[seed % 5], "sinks": (0, 1, 4)[seed // 4], "bidirectional": seed % 4 == 3}
+    acc, scale = attend(*arguments, n_slices, **sight)
+    acc_literal, scale_literal = literal(*arguments, n_slices, **sight)
     assert torch.equal(acc, acc_literal)
     assert torch.equal(f32.to_bits(scale), f32.to_bits(scale_literal))
 
@@ -112,6 +116,16 @@ def test_chunks_do_not_matter(n_slices):
         assert torch.equal(part[0], acc[first:last]) and torch.equal(part[1], scale[first:last])
         first = last
     assert first == 24
+
+
+@pytest.mark.parametrize("window,sinks", [(1, 0), (5, 0), (5, 1), (16, 4), (64, 3)])
+def test_what_no_token_sees_does_not_matter(window, sinks):
+    q, qf, k, ks, v, vs, first = case(window, n_tokens=3, group=2, head_dim=16, first_position=40)
+    want = attend(q, qf, k, ks, v, vs, first, 4, window=window, sinks=sinks)
+    lowest = max(first - window + 1, sinks)
+    k[sinks:lowest], v[sinks:lowest], ks[sinks:lowest], vs[sinks:lowest] = 99, -99, 1e9, 1e9
+    got = attend(q, qf, k, ks, v, vs, first, 4, window=window, sinks=sinks)
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
 
 
 @pytest.mark.parametrize("n_slices", [1, 4])
@@ -145,16 +159,27 @@ def test_extremes():
     assert not acc.any() and torch.isfinite(scale).all()
 
 
-@pytest.mark.parametrize("head_dim,port_bytes,n_beats", [(64, 16, 9), (96, 8, 25), (6, 4, 6), (20, 16, 5)])
-def test_records(head_dim, port_bytes, n_beats):
-    k = torch.randint(-128, 128, (head_dim,)).to(torch.int8)
-    v = torch.randint(-128, 128, (head_dim,)).to(torch.int8)
+@pytest.mark.parametrize("head_dim,port_bytes,int4,n_beats", [
+    (64, 16, False, 9), (96, 8, False, 25), (6, 4, False, 6), (20, 16, False, 5),
+    (64, 16, True, 5), (96, 8, True, 13), (6, 4, True, 4), (7, 8, True, 3), (8, 16, True, 3), (256, 16, True, 17)])
+def test_records(head_dim, port_bytes, int4, n_beats):
+    lowest = -8 if int4 else -128
+    k = torch.randint(lowest, -lowest, (head_dim,)).to(torch.int8)
+    v = torch.randint(lowest, -lowest, (head_dim,)).to(torch.int8)
     ks, vs = torch.tensor(0.125), torch.tensor(-3.5)
-    raw = pack_record(k, ks, v, vs, port_bytes)
-    assert len(raw) == record_bytes(head_dim, port_bytes) == n_beats * port_bytes
-    back = unpack_record(raw, head_dim, port_bytes)
+    raw = pack_record(k, ks, v, vs, port_bytes, int4)
+    assert len(raw) == record_bytes(head_dim, port_bytes, int4) == n_beats * port_bytes
+    back = unpack_record(raw, head_dim, port_bytes, int4)
     assert all(torch.equal(a, b) for a, b in zip(back, (k, ks, v, vs)))
-    row = -(-head_dim // port_bytes) * port_bytes
+    row = (n_beats * port_bytes - max(port_bytes, 8)) // 2
     assert raw[row:row + 8] == bytes.fromhex("0000003e000060c0")
+    if int4:
+        assert raw[0] == int(k[0]) & 15 | (int(k[1]) & 15) << 4
     with pytest.raises(ValueError, match="A record must be"):
-        unpack_record(raw[:-1], head_dim, port_bytes)
+        unpack_record(raw[:-1], head_dim, port_bytes, int4)
+
+
+def test_int4_record_refuses_what_does_not_fit():
+    k = torch.tensor([0, 8], dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"within -8 .. 7, not 0 .. 8"):
+        pack_record(k, 1.0, k, 1.0, 4, int4=True)

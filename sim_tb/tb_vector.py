@@ -41,7 +41,7 @@ def random_descriptor(random, n_tokens, size, wild):
     X is read in one half and written in place or in the other half.
     """
     f = {"source": random.choice(list(Source)), "mul3": random.choice(list(Mul3)),
-         "tokens": random.choice([*Tokens, Tokens.ALL]),
+         "tokens": random.choice([*Tokens, Tokens.ALL]), "lane": random.randrange(n_tokens), "int4": random.randrange(2),
          "mul1_scalar": random.randrange(N_SCALARS), "scale_scalar": random.randrange(N_SCALARS),
          "reduce_scalar": random.randrange(N_SCALARS),
          "imm0": number_bits(random, wild), "imm1": number_bits(random, wild),
@@ -111,7 +111,7 @@ def run_golden(f, n_tokens, state, random, lanes):
 
     Returns (words of matmul, words of attention, quant words, topk words).
     """
-    rows = 1 if f.get("tokens") is Tokens.LAST else n_tokens
+    rows = n_tokens if f.get("tokens", Tokens.ALL) is Tokens.ALL else 1
     fed = {Source.MATMUL: [], Source.ATTEND: []}
     if f.get("source") in fed:
         acc = [[integer(random) for _ in range(lanes)] for _ in range(rows * f["n_words"])]
@@ -122,7 +122,7 @@ def run_golden(f, n_tokens, state, random, lanes):
             scales = [number_bits(random, False) for _ in acc]
             state.push_attend(torch.tensor(acc), f32.from_bits(scales))
             fed[Source.ATTEND] = [{"acc": word, "scale": scale} for word, scale in zip(acc, scales)]
-    words = run_vector(f, (n_tokens, 0), state)
+    words = run_vector(f, n_tokens, state)
     quant, topk = [], []
     if isinstance(words, QuantWords):
         columns = (words.token, words.word, words.last, f32.to_bits(words.scale), words.data)
@@ -130,8 +130,9 @@ def run_golden(f, n_tokens, state, random, lanes):
                   "last": last, "scale": scale, "data": elements}
                  for token, word, last, scale, elements in zip(*(column.tolist() for column in columns))]
     elif words is not None:
-        topk = [{"first": first, "n_valid": words.n_valid, "rescore": int(words.rescore), "logits": logits}
-                for first, logits in zip(words.first.tolist(), f32.to_bits(words.logits).tolist())]
+        columns = (words.token, words.first, f32.to_bits(words.logits))
+        topk = [{"token": token, "first": first, "n_valid": words.n_valid, "rescore": int(words.rescore), "logits": logits}
+                for token, first, logits in zip(*(column.tolist() for column in columns))]
     return fed[Source.MATMUL], fed[Source.ATTEND], quant, topk
 
 
@@ -154,7 +155,7 @@ class Bench:
     async def launch(self, n_tokens, random, wild):
         """Says the number of tokens, and fills P."""
         self.n_tokens = n_tokens
-        self.dut.launch.value = pack(Launch, {"n_tokens": n_tokens, "first_position": 7})
+        self.dut.launch.value = pack(Launch, {"n_tokens": n_tokens})
         params = [[number_bits(random, wild) for _ in range(self.size["lanes"])] for _ in range(self.size["p_words"])]
         self.state.p[:] = f32.from_bits(params)
         await self.param.send({"addr": addr, "data": word} for addr, word in enumerate(params))

@@ -31,7 +31,7 @@ from celosia.gen.golden import f32, func
 from celosia.hw.formats import F32_NAN, F32_NEG_ZERO, F32_ONE, bits_of
 from celosia.hw.isa import Add, Mul1, Mul2, Mul3, Reduce, Sink, Source, Tokens, Vector
 
-__all__ = ["N_SCALARS", "VectorState", "QuantWords", "TopkWords", "best", "check_vector", "run_vector", "topk"]
+__all__ = ["N_SCALARS", "VectorState", "QuantWords", "TopkWords", "accepted", "best", "check_vector", "run_vector", "topk"]
 
 N_SCALARS = 4           # scalar registers of a token
 _MAX_TOKENS = 16
@@ -103,26 +103,32 @@ class QuantWords:
 
 @dataclass
 class TopkWords:
-    """``links.TopkWord`` of a whole descriptor, in order: first int64 (n,), n_valid int, logits float32 (n, L).
+    """``links.TopkWord`` of a whole descriptor, in order: token, first int64 (n,), n_valid int, logits float32 (n, L).
     """
 
+    token: torch.Tensor
     first: torch.Tensor
     n_valid: int
     logits: torch.Tensor
     rescore: bool = False
 
-    def offer(self, shortlist=(), row_quantum=1):
-        """(numbers int64 (n,), logits float32 (n,)) of the elements that count, in order of arrival.
+    def offer(self, shortlists=None, row_quantum=1):
+        """{token: (numbers int64 (n,), logits float32 (n,))}: the elements of every token that count, in order of arrival.
 
-        When they are rescored, element k row_quantum + (shortlist[k] mod row_quantum) is the logit of shortlist[k].
+        When they are rescored, element k row_quantum + (shortlist[k] mod row_quantum) is the logit of shortlist[k], where
+        ``shortlist`` is ``shortlists[token]``, a list of numbers.
         """
-        numbers = self.first[:, None] + torch.arange(self.logits.shape[1])
+        return {token: self._offer(self.token == token, shortlists and shortlists[token], row_quantum)
+                for token in self.token.unique().tolist()}
+
+    def _offer(self, chosen, shortlist, row_quantum):
+        numbers, logits = self.first[chosen, None] + torch.arange(self.logits.shape[1]), self.logits[chosen]
         if not self.rescore:
             counts = numbers < self.n_valid
-            return numbers[counts], self.logits[counts]
+            return numbers[counts], logits[counts]
         wanted = torch.tensor(list(shortlist), dtype=torch.int64)[numbers // row_quantum]
         counts = numbers % row_quantum == wanted % row_quantum
-        return wanted[counts], self.logits[counts]
+        return wanted[counts], logits[counts]
 
 
 def check_vector(fields):
@@ -154,16 +160,15 @@ def check_vector(fields):
     return f
 
 
-def run_vector(fields, launch, state):
+def run_vector(fields, n_tokens, state):
     """Run one descriptor: change ``state``, return its QuantWords, TopkWords or None.
 
-    ``fields`` is a dict of the fields of ``isa.Vector`` (absent ones 0), ``launch`` is (n_tokens, first_position).
-    Raises ValueError where the combination does not exist, where an address is outside a scratch, where a stream is
-    short of words, or where the result would depend on when the hardware reads what it writes.
+    ``fields`` is a dict of the fields of ``isa.Vector`` (absent ones 0), ``n_tokens`` the token lanes of the run.
+    Raises ValueError where the combination does not exist, where ``lane`` is beyond the run, where an address is outside a
+    scratch, where a stream is short of words, or where the result would depend on when the hardware reads what it writes.
     """
     f = check_vector(fields)
-    n_tokens, _ = launch
-    tokens = torch.arange(n_tokens) if f["tokens"] is Tokens.ALL else torch.tensor([n_tokens - 1])
+    tokens = _tokens(f, n_tokens)
     n_words, lanes = f["n_words"], state.x.shape[1]
     row, word = _order(len(tokens), n_words, f["block_words"])     # (n,): hardware order of the words
 
@@ -198,7 +203,7 @@ def run_vector(fields, launch, state):
         _check_hazards(x_at if x_used else None, d_at, row, word)
         state.x[d_at] = y
     elif f["sink"] in (Sink.TOPK, Sink.RESCORE):
-        return TopkWords(first=(f["d_base"] + word) * lanes, n_valid=f["imm0"] & 0xF_FFFF, logits=y[row, word],
+        return TopkWords(token=tokens[row], first=(f["d_base"] + word) * lanes, n_valid=f["imm0"] & 0xF_FFFF, logits=y[row, word],
                          rescore=f["sink"] is Sink.RESCORE)
     elif f["sink"] in _QUANT_SINKS:
         return _quantise(f, y, state.scalars[f["scale_scalar"], tokens], tokens, row, word)
@@ -211,7 +216,8 @@ def topk(logits, first, n_valid, top_k):
     ``logits`` float32 (n, L) and ``first`` (n,) in the order of arrival, numbers ascending; elements numbered n_valid
     or more do not count.
     """
-    return best(*TopkWords(torch.as_tensor(first), n_valid, logits).offer(), top_k)
+    first = torch.as_tensor(first)
+    return best(*TopkWords(torch.zeros_like(first), first, n_valid, logits).offer()[0], top_k)
 
 
 def best(number, logits, top_k):
@@ -224,6 +230,27 @@ def best(number, logits, top_k):
     key = torch.where(bits >> 31 == 1, bits ^ 0xFFFF_FFFF, bits | 1 << 31)
     order = torch.sort(torch.where(is_nan, 0, key), descending=True, stable=True).indices[:top_k]
     return number[order], f32.from_bits(torch.where(is_nan, F32_NAN, bits)[order])
+
+
+def accepted(is_first, token_ids, best_numbers):
+    """Bits of ACCEPTED: bit t where lane t is not the first of its segment, its token id is the best candidate of lane t - 1,
+    and so for all lanes of the segment between.
+
+    A list entry a lane: whether it is the first of its segment; its token id; the number of its best candidate, or None.
+    """
+    bits, good = 0, True
+    for t, (first, token) in enumerate(zip(is_first, token_ids, strict=True)):
+        good = first or (good and token == best_numbers[t - 1])
+        bits |= (good and not first) << t
+    return bits
+
+
+def _tokens(f, n_tokens):
+    """Token lanes that a descriptor works on, int64 (n,)."""
+    if f["tokens"] is Tokens.LANE and f["lane"] >= n_tokens:
+        raise ValueError(f"A descriptor works on lane {f['lane']}, and the run has {n_tokens}")
+    return {Tokens.ALL: torch.arange(n_tokens), Tokens.LAST: torch.tensor([n_tokens - 1]),
+            Tokens.LANE: torch.tensor([f["lane"]])}[f["tokens"]]
 
 
 def _order(n_rows, n_words, block_words):
@@ -293,7 +320,7 @@ def _chain(f, a, stream_scale, scalar, x_rows, p_rows):
 
 def _quantise(f, y, scale, tokens, row, word):
     factor = f32.from_bits(f["imm1"]) if f["sink"] is Sink.Q else _ONE
-    to_lane_0 = f["sink"] is Sink.ACT and f["tokens"] is Tokens.LAST
+    to_lane_0 = f["sink"] is Sink.ACT and f["tokens"] is not Tokens.ALL
     return QuantWords(
         sink=f["sink"], bank=f["bank"], head=f["head"],
         token=torch.zeros_like(row) if to_lane_0 else tokens[row],

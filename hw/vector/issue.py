@@ -14,7 +14,7 @@
               bases    |        ends    |          end of a block, or        until every word
                        |                |          row being reduced         has left or landed
                        |                a word a cycle, when its stream has one and the sink has room
-                       Tokens.LAST: a cycle for every token lane before the last
+                       Tokens.LAST, Tokens.LANE: a cycle for every token lane before the one
 
 Because nothing in the pipeline stops, a word for an output queue is issued only when the queue has room for it and
 for all that are on their way: ``in_flight`` counts from issue until the word is taken (or has landed in X), so valid
@@ -82,13 +82,14 @@ class Issue(wiring.Component):
         m = Module()
         f = self.fields
 
-        token, last_token, last_lane = Signal(4), Signal(), Signal(4)
+        token, last_token, last_lane, only_lane = Signal(4), Signal(), Signal(4), Signal(4)
         i, block_start, block_last, row_last = Signal(16), Signal(16), Signal(16), Signal(16)
         x_row, p_row, d_row = Signal(16), Signal(16), Signal(16)
         d_base, d_stride, to_topk = Signal(16), Signal(16), Signal()
         m.d.comb += [
             last_lane.eq(self.launch.n_tokens - 1),
             last_token.eq(token == last_lane),
+            only_lane.eq(Mux(f.tokens == Tokens.LANE, f.lane, last_lane)),
             # The sinks that are no scratch count words from d_base (ACT, TOPK, RESCORE) or from 0.
             to_topk.eq((f.sink == Sink.TOPK) | (f.sink == Sink.RESCORE)),
             d_base.eq(Mux((f.sink == Sink.X) | (f.sink == Sink.ACT) | to_topk, f.d_base, 0)),
@@ -137,7 +138,7 @@ class Issue(wiring.Component):
         m.d.comb += row_over.eq(~sums | (rows < self._rows_at_once))
 
         alone, more_tokens = Signal(), Signal()
-        m.d.comb += [alone.eq(f.tokens == Tokens.LAST), more_tokens.eq(~alone & ~last_token)]
+        m.d.comb += [alone.eq(f.tokens != Tokens.ALL), more_tokens.eq(~alone & ~last_token)]
         m.d.comb += self.count_busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
@@ -149,7 +150,7 @@ class Issue(wiring.Component):
                 m.d.sync += [*restart, block_start.eq(0), row_last.eq(f.n_words - 1)]
                 m.next = "SKIP"
             with m.State("SKIP"):
-                with m.If(alone & ~last_token):
+                with m.If(alone & (token != only_lane)):
                     m.d.sync += next_token
                 with m.Else():
                     m.next = "BLOCK"

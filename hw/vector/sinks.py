@@ -75,7 +75,7 @@ class Sinks(wiring.Component):
             factor.b.eq(Mux(f.sink == Sink.Q, f.imm1, F32_ONE)),
             quants.i.valid.eq(delay(m, self.valid & to_quant, late, reset=True)),
             q.sink.eq(f.sink), q.bank.eq(f.bank), q.head.eq(f.head),
-            q.token.eq(Mux((f.sink == Sink.ACT) & (f.tokens == Tokens.LAST), 0, word.token)),
+            q.token.eq(Mux((f.sink == Sink.ACT) & (f.tokens != Tokens.ALL), 0, word.token)),
             q.word.eq(word.where), q.last.eq(word.last), q.scale.eq(factor.o),
         ]
 
@@ -84,6 +84,7 @@ class Sinks(wiring.Component):
         c = candidates.i.p
         m.d.comb += [
             candidates.i.valid.eq(self.valid & to_topk),
+            c.token.eq(self.word.token),
             c.first.eq(self.word.where << (self._lanes - 1).bit_length()),
             c.n_valid.eq(f.imm0), c.rescore.eq(f.sink == Sink.RESCORE),
             c.logits.eq(self.y),

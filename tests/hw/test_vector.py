@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from celosia.gen.golden.vector import VectorState, check_vector, run_vector, topk
-from celosia.hw.isa import Add, Mul1, Mul2, Reduce, Sink, Source
+from celosia.gen.golden.vector import VectorState, accepted, check_vector, run_vector, topk
+from celosia.hw.isa import Add, Mul1, Mul2, Reduce, Sink, Source, Tokens
 from celosia.hw.vector.topk import TopK
 from celosia.hw.vector.unit import VectorUnit
 from celosia.sim_tb.run import simulate
@@ -45,6 +45,17 @@ def test_topk_orders_ties_zeros_and_nan():
     assert numbers.tolist() == [6, 1, 5, 0, 3, 2, 7, 4]
 
 
+@pytest.mark.parametrize("is_first, token_ids, best, bits", [
+    ([1, 0, 0, 0], [9, 5, 6, 7], [5, 6, 7, 8], 0b1110),
+    ([1, 0, 0, 0], [9, 5, 4, 7], [5, 6, 7, 8], 0b0010),       # nothing after the first that differs
+    ([1, 0, 1, 0], [9, 4, 3, 7], [5, 3, 7, 8], 0b1000),       # each segment by itself
+    ([1, 1, 1, 1], [9, 5, 6, 7], [5, 6, 7, 8], 0),
+    ([1, 0], [9, 0], [None, None], 0),
+])
+def test_accepted_are_the_best_of_the_lane_before(is_first, token_ids, best, bits):
+    assert accepted(is_first, token_ids, best) == bits
+
+
 @pytest.mark.parametrize("fields", [
     {"n_words": 0, "block_words": 1},
     {"n_words": 8, "block_words": 4, "source": Source.X},
@@ -64,13 +75,15 @@ def test_refuses_combinations_that_do_not_exist(fields):
     ({"x_base": 30}, "Scratch X has 32 words"),
     ({"source": Source.P, "p_base": 14}, "Scratch P has 16 words"),
     ({"source": Source.MATMUL}, "takes 8 words of the matmul stream, and 0 came"),
+    ({"source": Source.MATMUL, "tokens": Tokens.LANE, "lane": 1}, "takes 4 words of the matmul stream, and 0 came"),
+    ({"tokens": Tokens.LANE, "lane": 2}, "works on lane 2, and the run has 2"),
     ({"sink": Sink.X, "d_base": 16, "d_stride": 2, "x_stride": 4}, "must not write a word of X twice"),
     ({"sink": Sink.X, "d_base": 1, "d_stride": 4, "x_stride": 4}, "must not read a word of X that it wrote before"),
 ])
 def test_refuses_what_the_unit_cannot_do(fields, rule):
     state = VectorState.zeros(vector_lanes=2, x_words=32, p_words=16)
     with pytest.raises(ValueError, match=rule):
-        run_vector({"n_words": 4, "block_words": 4} | fields, (2, 0), state)
+        run_vector({"n_words": 4, "block_words": 4} | fields, 2, state)
 
 
 @pytest.mark.parametrize("sizes, rule", [

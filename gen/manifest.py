@@ -27,4 +27,5 @@ def build_manifest(config):
         "counters": {register.name: register.offset for register in regs.COUNTERS},
         "errors": {name: value for value, name in regs.Error.NAMES.items()},
         "topk_offset": regs.TOPK_OFFSET,
+        "topk_lane_bytes": regs.TOPK_LANE_BYTES,
     }

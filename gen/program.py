@@ -25,7 +25,7 @@ from .scratch import Scratch, Tracker
 
 __all__ = ["PROGRAMS", "Matrix", "Placement", "Program", "Step", "Table", "compile_program", "gathers"]
 
-PROGRAMS = {"prefill": None, "decode": Tokens.LAST, "batch": Tokens.ALL}     # name: lanes that have a head
+PROGRAMS = {"decode": Tokens.LAST, "prefill": None, "batch": Tokens.ALL}     # name: lanes that have a head
 LAST_LANE = 15      # of a gather: a lane from n_tokens on stands for the last one
 INT4_STEP = 127 / 7     # one step of a code within -7 .. 7, in steps of a code within -127 .. 127
 LOOK_AHEAD = 2      # tables that are loaded before the one in use is done with

@@ -302,12 +302,13 @@ class Machine:
 
     def _attend(self, index, f):
         c, head_size = self.config, f["head_words"] * self.config.port_bytes
+        region = Region(c, f, head_size)
+        pasts = [self._past(index, f, region, slot, first) for slot, first, _, _ in self._segments]
         if not self._rows:
             raise ValueError(f"Descriptor {index}: ATTEND takes the keys and values of a chunk, and none came")
-        rows, region = _of_size(self._rows.popleft(), head_size), Region(c, f, head_size)
-        for slot, first, lane, n in self._segments:
+        rows = _of_size(self._rows.popleft(), head_size)
+        for past, (_, first, lane, n) in zip(pasts, self._segments):
             own = slice(lane, lane + n)
-            past = self._past(index, f, region, slot, first, [torch.zeros(first, *part.shape[1:], dtype=part.dtype) for part in rows])
             acc, scale = attend(
                 self._query[f["bank"], own, :f["group"], :head_size], self._query_scale[f["bank"], own, :f["group"]],
                 *(torch.cat((old, new[own])) for old, new in zip(past, rows)), first, c.n_ports,
@@ -315,8 +316,9 @@ class Machine:
             self._vector.push_attend(acc.reshape(-1, c.vector_lanes),
                                      scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
 
-    def _past(self, index, f, region, slot, first, past):
-        """``past`` (keys, their scales, values, theirs) with what ATTEND reads of the positions before ``first``."""
+    def _past(self, index, f, region, slot, first):
+        """(keys, their scales, values, theirs) of the positions before ``first``; zeros where ATTEND does not read."""
+        past = region.unpack(np.zeros((first, region.record_bytes), np.uint8))
         for start, end in ranges_read(first, f["window"], f["sinks"], self.config.n_ports):
             where = self._where(index, region, slot, np.arange(start, end), False)
             for whole, part in zip(past, region.unpack(self.cache[where])):

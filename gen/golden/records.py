@@ -61,6 +61,6 @@ class Region:
 
     def _codes(self, raw):
         if self._fields["int4"]:
-            raw = np.stack((raw & 15, raw >> 4), 2).reshape(len(raw), -1)[:, :self._head_size]
+            raw = np.stack((raw & 15, raw >> 4), 2).reshape(len(raw), 2 * raw.shape[1])[:, :self._head_size]
             return low_four(torch.from_numpy(raw.copy().view(np.int8)))
         return torch.from_numpy(raw.copy().view(np.int8))

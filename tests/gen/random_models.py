@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from celosia.gen import fit, image
 from celosia.gen.assemble import assemble
+from celosia.gen.golden.machine import Machine
 from celosia.gen.golden.model import GoldenModel
 from celosia.gen.model import EXACT, HEADS, MATRICES, MAX_PLANES, Checkpoint, ModelConfig
 from celosia.gen.place import rope_table
@@ -55,11 +56,18 @@ def mixed_planes(seed):
     return lambda i, name: chosen[i, name]
 
 
-def random_image(config, accel, seed=0, context=32, plan=EXACT, planes=1):
-    """(image bytes, Assembled, quantised model)."""
+def random_image(config, accel, seed=0, context=32, plan=EXACT, planes=1, **options):
+    """(image bytes, Assembled, quantised model); ``options`` are those of ``assemble``."""
     model = quantise(random_checkpoint(config, seed), plan, planes)
-    assembled = assemble(model, accel, context)
+    assembled = assemble(model, accel, context, **options)
     return image.encode(assembled.header, assembled.payload), assembled, model
+
+
+def machine_of(data, accel):
+    """A golden machine with an image, all pages of which belong to slot 0, the last page first."""
+    machine = Machine.of_image(data, accel)
+    machine.pages.give(0, reversed(range(machine.header["cache"]["pages"])))
+    return machine
 
 
 def golden_of(model, accel, context=32):

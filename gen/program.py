@@ -352,7 +352,7 @@ class _Schedule:
         where = {"addr": region.offset, "port_stride": region.port_stride}
         quantise = {"mul1": Mul1.SCALAR, "mul1_scalar": 0, "scale_scalar": 1}
         if layout.int4:
-            quantise |= {"mul2": Mul2.IMM, "imm1": bits_of(1 / INT4_STEP)}
+            quantise |= {"mul2": Mul2.IMM, "imm1": bits_of(7 / 127)}
         self.rotate(f"layer{layer}.k{head}", key)
         self.vector(f"layer{layer}.k{head}: quantise", layout.head_words, x=key, sink=Sink.K, **quantise)
         self.vector(f"layer{layer}.v{head}: absmax", layout.head_words, x=value, reduce=Reduce.ABSMAX, reduce_scalar=0)

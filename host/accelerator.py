@@ -310,7 +310,7 @@ class Accelerator:
     def _set_up(self, program, tokens, places):
         programs = self._need_image().header["programs"]
         if program not in programs:
-            raise ValueError(f"Program must be one of {', '.join(programs)}, not {program!r}")
+            raise ValueError(f"Program must be one of {', '.join(sorted(programs))}, not {program!r}")
         self._await_quiet()
         self._write64("PROGRAM_OFFSET", programs[program]["offset"])
         self._write("PROGRAM_COUNT", programs[program]["count"])

@@ -70,9 +70,9 @@ def machine_of(data, accel):
     return machine
 
 
-def golden_of(model, accel, context=32):
+def golden_of(model, accel, context=32, kv="int8"):
     """The golden model whose sums have the order of ``accel``."""
-    return GoldenModel(model, rope_table(model.config, context), n_slices=accel.n_ports, head_quantum=accel.port_bytes)
+    return GoldenModel(model, rope_table(model.config, context), n_slices=accel.n_ports, head_quantum=accel.port_bytes, kv=kv)
 
 
 SMALL = ModelConfig(hidden_size=24, ffn_size=40, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=6, vocab_size=30,

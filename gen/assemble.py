@@ -42,6 +42,8 @@ def assemble(model, accel, context=None, progress=None, *, sequences=1, kv="int8
     """
     if sequences < 1:
         raise ValueError(f"Sequences must be at least 1, not {sequences}")
+    if sinks and not window:
+        raise ValueError(f"Sinks must be given with a window, not {sinks} sinks alone")
     if window is not None:
         model = replace(model, config=model.config.with_window(window, sinks))
     context = fit.default_context(model.config, accel) if context is None else context

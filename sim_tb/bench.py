@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from celosia.gen.golden.machine import Machine
+from celosia.gen.golden.machine import Machine, lanes_of
 from celosia.gen.synthetic import EMBEDDING_ROWS, fill_cache, synthetic
 from celosia.host.accelerator import Accelerator
 from celosia.host.image import Image
@@ -156,12 +156,13 @@ def check_layer(config, model, *, head="shortlist"):
     small = replace(model, n_layers=1, vocab_size=min(model.vocab_size, _CHECK_VOCAB))
     made = synthetic(small, accel, _CHECK_PAST + accel.token_lanes + 1, head=head)
     machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
+    machine.pages.give(0, range(made.header["cache"]["pages"]))
     fill_cache(machine.cache, made.placement.layout, _CHECK_PAST)
     with _Runs(config, made, "kv260") as runs:
         runs.cache[:] = machine.cache
         for n, first in ((accel.token_lanes, _CHECK_PAST), (1, _CHECK_PAST + accel.token_lanes)):
             ids = _ids(n, first)
-            golden = machine.run("decode", ids, first)
+            golden = machine.run("decode", ids, lanes_of(first, n))
             runs.run("decode", n, first)
             where = f"{n} tokens at {first}"
             assert np.isfinite([logit for _, logit in golden]).all(), f"logits of {where} must be finite"
@@ -178,6 +179,7 @@ class _Runs:
         self.device = open_device(config, memory=memory, memory_bytes=size)
         self._accel = Accelerator(self.device)
         self._accel.load(Image(made.header, made.payload, ""))
+        self._accel.sequence(written=made.header["context"])      # its pages: 0, 1, 2, ...
         at = self.device.manifest["registers"]["CACHE_BASE"]
         base = self.device.read32(at) | self.device.read32(at + 4) << 32
         self.cache = self.device.peek(base, made.header["cache_bytes"])
@@ -193,7 +195,8 @@ class _Runs:
     def run(self, program, n_tokens, first_position):
         """{counter: value} of one run on tokens made up."""
         before, began = dict(self._accel.stats.counters), time.monotonic()
-        self._accel.run(program, _ids(n_tokens, first_position), first_position)
+        places = [(0, first_position + t) for t in range(n_tokens)]
+        self._accel.launch(program, _ids(n_tokens, first_position), places)
         self.wall_s += time.monotonic() - began
         return {name: value - before.get(name, 0) for name, value in self._accel.stats.counters.items()}
 
@@ -213,9 +216,8 @@ class _Runs:
 
     def candidates(self):
         """[(token, bits of the logit)] of the last run, best first."""
-        manifest = self.device.manifest
-        count, base = self.device.read32(manifest["registers"]["TOPK_COUNT"]), manifest["topk_offset"]
-        return [(self.device.read32(base + 8 * i), self.device.read32(base + 8 * i + 4)) for i in range(count)]
+        found = self._accel.candidates()
+        return list(zip(found.tokens.tolist(), found.logits.view(np.uint32).tolist()))
 
 
 def _config(name):

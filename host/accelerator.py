@@ -26,7 +26,7 @@ __all__ = ["Accelerator", "Stats"]
 
 ID_MAGIC = 0x4F4C4543
 CONTROL_START, CONTROL_RESET, CONTROL_CLEAR = 1, 2, 4
-_QUIET_TRIES, _QUIET_CYCLES = 100, 10_000
+_QUIET_TRIES, _QUIET_CYCLES, _PAGE_CYCLES = 100, 10_000, 256
 STATUS_BUSY, STATUS_DONE, STATUS_ERROR, STATUS_DRAINING = 1, 2, 4, 8
 PAGE_BUSY, PAGE_REFUSED = 1, 2
 
@@ -337,6 +337,7 @@ class Accelerator:
 
     def _page(self, op, page=0, index=0, slot=0):
         """Tell the accelerator of a change of its page tables; CelosiaError where it does not do it."""
+        self._await_quiet()
         self._write("PAGE", page | index << 12 | slot << 24 | self._device.manifest["page_ops"][op] << 28)
         for _ in range(_QUIET_TRIES):
             status = self._read("PAGE_STATUS")
@@ -345,8 +346,8 @@ class Accelerator:
                                    "are not as the host knows them; accel.reset() begins anew")
             if not status & PAGE_BUSY:
                 return
-            self._device.wait(_QUIET_CYCLES)
-        raise DeviceTimeout(f"The page tables must be quiet within {_QUIET_TRIES * _QUIET_CYCLES:,} cycles")
+            self._device.wait(_PAGE_CYCLES)
+        raise DeviceTimeout(f"The page tables must be quiet within {_QUIET_TRIES * _PAGE_CYCLES:,} cycles")
 
     def _copy_page(self, source, target):
         cache, (address, buffer) = self._image.header["cache"], self._cache

@@ -27,7 +27,7 @@ class PageTables:
         if op == PageOp.CLEAR:
             self.__init__(len(self._owners), len(self._tables), len(self._tables[0]))
             return True
-        if slot >= len(self._tables) or op in (PageOp.MAP, PageOp.UNMAP) and index >= len(self._tables[0]):
+        if op != PageOp.RELEASE and slot >= len(self._tables) or op in (PageOp.MAP, PageOp.UNMAP) and index >= len(self._tables[0]):
             return False
         if op == PageOp.UNMAP:
             self._tables[slot][index] = None

@@ -137,7 +137,7 @@ def test_no_page_has_two_owners(commands):
     """Against the sets of the definition: free, shared, own; a refused command changes nothing."""
     tables, own, shared, maps = PageTables(5, 3, 4), {}, set(), {}
     for op, page, index, slot in commands:
-        in_range = slot < 3 and (page < 5 or op == PageOp.UNMAP) and (index < 4 or op not in (PageOp.MAP, PageOp.UNMAP))
+        in_range = (slot < 3 or op == PageOp.RELEASE) and (page < 5 or op == PageOp.UNMAP) and (index < 4 or op not in (PageOp.MAP, PageOp.UNMAP))
         is_own, is_free = own.get(page) == slot, page not in own and page not in shared
         allowed = in_range and {PageOp.CLAIM: is_free, PageOp.SHARE: is_own, PageOp.RELEASE: not is_free,
                                 PageOp.MAP: is_own or page in shared, PageOp.UNMAP: True}.get(op, False) or op == PageOp.CLEAR

@@ -71,7 +71,8 @@ def configs():
               "configuration allow.")
 @click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True,
               help="Sequences of that many positions for which the cache has pages.")
-@click.option("--kv", type=click.Choice(KV_FORMATS), default="int8", show_default=True, help="Format of keys and values in the cache.")
+@click.option("--kv", type=click.Choice(KV_FORMATS), default="int8", show_default=True,
+              help="Format of keys and values in the cache.")
 @click.option("--window", type=click.IntRange(0, 65535), help="Positions that a token sees, in every layer; 0: all. Default: the "
               "model's.")
 @click.option("--sinks", type=click.IntRange(0, 65535), default=0, show_default=True,
@@ -87,7 +88,8 @@ def configs():
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
 @click.option("--tokenizer", "tokenizer_file", metavar="FILE", type=click.Path(), help="tokenizer.json, a sentencepiece .model or "
               "a .bin of llama2.c; default: what the checkpoint folder has.")
-def pack(checkpoint_path, output, config_name, context, sequences, kv, window, sinks, head, candidates, planes, shortlist_planes, tokenizer_file):
+def pack(checkpoint_path, output, config_name, context, sequences, kv, window, sinks, head, candidates, planes, shortlist_planes,
+         tokenizer_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
         config = _config(config_name)
@@ -132,8 +134,8 @@ def _table(assembled, file_bytes):
     return "\n".join([
         *lines, f"{'image':<32}{file_bytes:>14,}", "",
         f"configuration {layout.accel.name} ({layout.accel.digest}), context {layout.context}",
-        f"KV cache ({layout.kv}): {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all, {layout.pages} pages of "
-        f"{layout.accel.page_positions} positions",
+        f"KV cache ({layout.kv}): {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all, "
+        f"{layout.pages} pages of {layout.accel.page_positions} positions",
         f"decoding a token reads {beats:,} beats of {layout.accel.beat_bytes} bytes, and {attend:,.1f} more for every "
         f"position before it"])
 

@@ -294,8 +294,8 @@ class _Schedule:
         self.steps.append(Step(Opcode.END, {"above": above}, label))
 
     def rescore(self, lane):
-        """The exact logit of each candidate of a lane's shortlist. Every lane's activations come to lane 0 of the engine for it, and
-        no lane follows when the run has no more."""
+        """The exact logit of each candidate of a lane's shortlist. Every lane's activations come to lane 0 of the engine for it,
+        and no lane follows when the run has no more."""
         which = {"tokens": Tokens.LANE, "lane": lane} if self.head_tokens is Tokens.ALL else {"tokens": Tokens.LAST}
         if self.head_tokens is Tokens.ALL and lane:
             self.end(f"end of {lane} lanes", above=lane)

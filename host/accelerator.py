@@ -221,7 +221,7 @@ class Accelerator:
         return self.candidates()
 
     def decode_batch(self, lanes):
-        """Run the tokens of ``lanes``, a list of (sequence, token) of up to ``token_lanes``; candidates after each, in the same order.
+        """Run the tokens of ``lanes``, a list of (sequence, token) of up to ``token_lanes``; candidates after each, in this order.
 
         Several tokens of one sequence follow one another in the order in which they are given.
         """
@@ -234,8 +234,8 @@ class Accelerator:
         self.stats.new_tokens += len(lanes)
         return [self.candidates(order.index(place)) for place in range(len(lanes))]
 
-    def generate(self, prompt, max_new, *, temperature=0.0, top_k=None, top_p=1.0, seed=None, chunk=None, on_step=None, sequence=None,
-                 speculate=0, draft=None):
+    def generate(self, prompt, max_new, *, temperature=0.0, top_k=None, top_p=1.0, seed=None, chunk=None, on_step=None,
+                 sequence=None, speculate=0, draft=None):
         """Yield up to ``max_new`` token ids that continue ``prompt`` (token ids); stops where the context is full.
 
         ``on_step(candidates)`` is called with the candidates of every step. With ``speculate`` up to so many tokens that ``draft``
@@ -245,14 +245,14 @@ class Accelerator:
         sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         if not 0 <= speculate < self.token_lanes:
             raise ValueError(f"speculate must be 0 to {self.token_lanes - 1} (one less than the token lanes), not {speculate}")
-        return continue_one(self, self._sequence(sequence), prompt, max_new, sampler, chunk=chunk, on_step=on_step, speculate=speculate,
-                            draft=draft)
+        return continue_one(self, self._sequence(sequence), prompt, max_new, sampler, chunk=chunk, on_step=on_step,
+                            speculate=speculate, draft=draft)
 
     def generate_batch(self, prompts, max_new, *, temperature=0.0, top_k=None, top_p=1.0, seed=None, chunk=None, stop=()):
         """Continue several prompts (lists of token ids) at the same time; a list of up to ``max_new`` token ids for each.
 
-        One that has said a token of ``stop`` (which counts) or has filled the context leaves, and one that did not fit yet takes its
-        place. Prompt i draws with ``seed + i``. ``MemoryError`` where the cache does not hold even one.
+        One that has said a token of ``stop`` (which counts) or has filled the context leaves, and one that did not fit yet takes
+        its place. Prompt i draws with ``seed + i``. ``MemoryError`` where the cache does not hold even one.
         """
         prompts = [self._check_tokens(prompt, 0) for prompt in prompts]
         samplers = [Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=None if seed is None else seed + i)
@@ -262,8 +262,8 @@ class Accelerator:
     def run(self, program, lanes):
         """Run one program of the image on ``lanes``, a list of (sequence, token) of up to ``token_lanes``; returns its cycles.
 
-        The tokens follow those of their sequences, and are held by them when the run has succeeded. Those of one sequence stand side
-        by side. Raises ``ValueError`` on lanes that cannot be run, ``MemoryError`` where there are no pages for them, and as
+        The tokens follow those of their sequences, and are held by them when the run has succeeded. Those of one sequence stand
+        side by side. Raises ``ValueError`` on lanes that cannot be run, ``MemoryError`` where there are no pages for them, and as
         :meth:`launch`.
         """
         lanes, counts = list(lanes), {}
@@ -342,8 +342,8 @@ class Accelerator:
         for _ in range(_QUIET_TRIES):
             status = self._read("PAGE_STATUS")
             if status & PAGE_REFUSED:
-                raise CelosiaError(f"The accelerator must {op} page {page} (entry {index} of sequence {slot}), and refused: its tables "
-                                   "are not as the host knows them; accel.reset() begins anew")
+                raise CelosiaError(f"The accelerator must {op} page {page} (entry {index} of sequence {slot}), and refused: its "
+                                   "tables are not as the host knows them; accel.reset() begins anew")
             if not status & PAGE_BUSY:
                 return
             self._device.wait(_PAGE_CYCLES)
@@ -371,8 +371,8 @@ class Accelerator:
         return Candidates(words[:, 0].astype(np.int64), words[:, 1].copy().view(np.float32))
 
     def accepted(self):
-        """Register ACCEPTED of the last run: bit t where the token of lane t is the best candidate of the lane before it, of the same
-        sequence, and so back to the first of that sequence."""
+        """Register ACCEPTED of the last run: bit t where the token of lane t is the best candidate of the lane before it, of the
+        same sequence, and so back to the first of that sequence."""
         return self._read("ACCEPTED")
 
     def _sequence(self, sequence):

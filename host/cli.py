@@ -84,8 +84,8 @@ def _device_options(backend, config, memory, seed):
 @click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")
 @click.option("--check", is_flag=True, help="Compare every step's candidates with the golden machine, bit for bit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, speculate, kv, window, sinks,
-        memory, check, as_json):
+def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, speculate, kv, window,
+        sinks, memory, check, as_json):
     """Continue a text, token by token."""
     image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks))
     tokenizer = tokenizer_of(image)

@@ -94,9 +94,10 @@ def continue_all(accel, prompts, max_new, samplers, *, chunk, stop):
             if waiting and not active:
                 if _fits(accel, waiting[0], active, max_new):
                     continue
-                raise CacheFull(f"cache is full: a prompt of {len(waiting[0].prompt)} tokens and {max_new} new ones need "
-                                f"{_pages(accel, waiting[0], max_new)} pages and a sequence, and {accel.pages.free_pages} pages and "
-                                f"{accel.pages.free_slots} sequences are free")
+                raise CacheFull(
+                    f"cache is full: a prompt of {len(waiting[0].prompt)} tokens and {max_new} new ones need "
+                    f"{_pages(accel, waiting[0], max_new)} pages and a sequence, and {accel.pages.free_pages} pages and "
+                    f"{accel.pages.free_slots} sequences are free")
             if active:
                 found = accel.decode_batch([(text.sequence, text.new[-1]) for text in active])
                 for text, candidates in zip(active, found):

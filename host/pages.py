@@ -1,8 +1,8 @@
 """The pages of the KV cache: which sequence holds which, and every change told to the accelerator.
 
-A page holds the same G = page_positions positions of all layers and heads. A sequence (by its slot) has a table of pages: entry i is
-for its positions i G .. i G + G - 1. Who may write a page is its *owner*: one slot, or nobody once it is shared. A fork shares all pages of
-its parent; who must write into a shared page gets a copy, or, when nobody else holds it any more, the page itself.
+A page holds the same G = page_positions positions of all layers and heads. A sequence (by its slot) has a table of pages: entry i
+is for its positions i G .. i G + G - 1. Who may write a page is its *owner*: one slot, or nobody once it is shared. A fork shares
+all pages of its parent; who must write into a shared page gets a copy, or, when nobody else holds it any more, the page itself.
 """
 
 import numpy as np
@@ -84,8 +84,9 @@ class PagePool:
         """
         needed = self._pages_needed(writes)
         if needed > len(self._free):
-            raise CacheFull(f"cache is full: {needed} more pages of {self.page_positions} positions are needed and {len(self._free)} of "
-                            f"{self.n_pages} are free; free or truncate a sequence, or pack the model with more --sequences")
+            raise CacheFull(f"cache is full: {needed} more pages of {self.page_positions} positions are needed and "
+                            f"{len(self._free)} of {self.n_pages} are free; free or truncate a sequence, or pack the model "
+                            "with more --sequences")
         for slot, first, end in writes:
             table = self._tables[slot]
             for index in range(first // self.page_positions, self.pages_for(end)):

@@ -48,8 +48,8 @@ class Sequence:
     def slot(self):
         """Its number in the accelerator; ValueError where it has been freed."""
         if not self.alive:
-            raise ValueError("The sequence must not have been freed, by free() or by loading or resetting the accelerator, and was: "
-                             "take a new one from accel.sequence()")
+            raise ValueError("The sequence must not have been freed, by free() or by loading or resetting the accelerator, and "
+                             "was: take a new one from accel.sequence()")
         return self._slot
 
     def fork(self):

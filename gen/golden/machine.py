@@ -1,8 +1,9 @@
 """The golden machine: runs the program of an image, descriptor by descriptor, on a memory of bytes.
 
 It has what the accelerator has: a model window and a cache window, scratch X and P, activation and query banks, scalar
-registers, the streams between units, the page tables of the cache. It reads weights from packed bytes, embedding rows and records as the ports do, and takes
-the arithmetic of each unit from its golden function. Descriptors run one after the other, in program order.
+registers, the streams between units, the page tables of the cache. It reads weights from packed bytes, embedding rows and records
+as the ports do, and takes the arithmetic of each unit from its golden function. Descriptors run one after the other, in program
+order.
 """
 
 import hashlib
@@ -285,8 +286,9 @@ class Machine:
         for entry in dict.fromkeys((positions // size).tolist()):
             pages[entry] = (self.pages.to_write if writes else self.pages.to_read)(slot, entry)
             if pages[entry] is None:
-                raise MachineError(Error.OWNER if writes else Error.PAGE, index, f"slot {slot} must have a page of its own"
-                                   f"{'' if writes else ' or a shared one'} for positions {entry * size} to {(entry + 1) * size - 1}")
+                kind = "of its own" if writes else "of its own or a shared one"
+                raise MachineError(Error.OWNER if writes else Error.PAGE, index,
+                                   f"slot {slot} must have a page {kind} for positions {entry * size} to {(entry + 1) * size - 1}")
         start = region.offsets(positions, pages)
         if len(start) and start.max() + region.record_bytes > len(self.cache):
             self._window(index, self.cache, int(start.max()), region.record_bytes,

@@ -8,7 +8,8 @@ _FREE, _SHARED = -1, -2     # owners that are not a slot
 
 
 class PageTables:
-    """Owners of ``n_pages`` pages, and for each of ``n_slots`` sequences a table of ``n_entries`` pages. All free and empty at first.
+    """Owners of ``n_pages`` pages, and for each of ``n_slots`` sequences a table of ``n_entries`` pages. At first all are
+    free and empty.
 
     A page has one owner: nobody (free), a slot, or all (shared: read, not written).
     """
@@ -33,8 +34,9 @@ class PageTables:
             self._tables[slot][index] = None
             return True
         owner = self._owners[page] if page < len(self._owners) else None
-        allowed, becomes = {PageOp.CLAIM: (owner == _FREE, slot), PageOp.SHARE: (owner == slot, _SHARED),
-                            PageOp.RELEASE: (owner != _FREE, _FREE), PageOp.MAP: (owner in (slot, _SHARED), owner)}.get(op, (False, None))
+        allowed, becomes = {
+            PageOp.CLAIM: (owner == _FREE, slot), PageOp.SHARE: (owner == slot, _SHARED), PageOp.RELEASE: (owner != _FREE, _FREE),
+            PageOp.MAP: (owner in (slot, _SHARED), owner)}.get(op, (False, None))
         if owner is None or not allowed:
             return False
         self._owners[page] = becomes

@@ -1,8 +1,8 @@
 """The records of a cache window: where those of a sequence's positions lie, and what their bytes mean.
 
-Position j of a sequence, in page n, lies on port j mod P in row (n G + j mod G) div P of the region of a layer and KV head, G positions
-a page. A record is the key, the two scales (binary32, key's and value's), the value, each padded to whole beats; with int4 element 2i of
-a key or value is in the low half of byte i, 2i + 1 in its high half.
+Position j of a sequence, in page n of G positions, lies on port j mod P in row (n G + j mod G) div P of the region of a layer and
+KV head. A record is the key, the two scales (binary32, key's and value's), the value, each padded to whole beats; with int4 element
+2i of a key or value is in the low half of byte i, 2i + 1 in its high half.
 """
 
 import numpy as np
@@ -34,7 +34,8 @@ class Region:
         self._row_bytes = (-(-beats // 2) if fields["int4"] else beats) * config.port_bytes
 
     def offsets(self, positions, pages):
-        """int64 (n,): first byte of the records of ``positions`` int64 (n,), of which each entry of the table has a page in ``pages``."""
+        """int64 (n,): first byte of the records of ``positions`` int64 (n,); ``pages`` has the page of every entry of the table
+        that they need."""
         c, size = self._config, self._config.page_positions
         page = np.array([pages[entry] for entry in (positions // size).tolist()], np.int64)
         rows = (page * size + positions % size) // c.n_ports

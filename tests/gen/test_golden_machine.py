@@ -293,8 +293,8 @@ def test_a_bad_descriptor_stops_the_program_by_name_and_index(code, descriptor):
     assert machine.run("decode", [1], lanes_of(0, 1))
 
 
-@pytest.mark.parametrize("lanes", [[], lanes_of(0, 5), lanes_of(512, 1), lanes_of(511, 2), [(8, 0)], [(0, 1), (0, 3)], [(0, 1), (0, 1)],
-                                   [(0, 1), (1, 0), (0, 2)]])
+@pytest.mark.parametrize("lanes", [
+    [], lanes_of(0, 5), lanes_of(512, 1), lanes_of(511, 2), [(8, 0)], [(0, 1), (0, 3)], [(0, 1), (0, 1)], [(0, 1), (1, 0), (0, 2)]])
 def test_a_bad_launch_is_refused(lanes):
     machine = machine_of(random_image(SMALL, tiny)[0], tiny)
     with pytest.raises(MachineError, match="LAUNCH"):

@@ -55,11 +55,13 @@ def feed_together(machine, texts, accel, rng):
 
 
 @settings(max_examples=10, deadline=None)
-@given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo]), seed=st.integers(0, 999), kv=st.sampled_from(["int8", "int4"]),
-       window=st.sampled_from([0, 1, 2, 5, 16, 17]), sinks=st.sampled_from([0, 1, 4]), data=st.data())
+@given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo]), seed=st.integers(0, 999),
+       kv=st.sampled_from(["int8", "int4"]), window=st.sampled_from([0, 1, 2, 5, 16, 17]), sinks=st.sampled_from([0, 1, 4]),
+       data=st.data())
 def test_each_sequence_computes_what_it_would_alone(config, accel, seed, kv, window, sinks, data):
     rng, plan = random.Random(seed), data.draw(head_plans(config, accel))
-    image, assembled, model = random_image(config, accel, seed, CONTEXT, plan, sequences=3, kv=kv, window=window, sinks=sinks)
+    image, assembled, model = random_image(config, accel, seed, CONTEXT, plan, sequences=3, kv=kv, window=window,
+                                            sinks=sinks if window else 0)
     assert all(assembled.placement.layout.model.window(i) == window for i in range(config.n_layers))
     texts = [[rng.randrange(config.vocab_size) for _ in range(rng.randint(1, 24))] for _ in range(3)]
     found = feed_together(machine_with(image, accel, 3, rng), texts, accel, rng)
@@ -127,7 +129,8 @@ def test_a_page_that_is_not_there_or_not_ones_own():
     assert machine.run("decode", [1, 1], [(1, 0), (1, 1)])
 
 
-COMMANDS = st.tuples(st.sampled_from([op for name, op in vars(PageOp).items() if name.isupper() and name != "CLEAR"] * 4 + [5, 6, 15]),
+OPS = [op for name, op in vars(PageOp).items() if name.isupper() and name != "CLEAR"]
+COMMANDS = st.tuples(st.sampled_from(4 * OPS + [PageOp.CLEAR, 6, 15]),
                      st.integers(0, 5), st.integers(0, 4), st.integers(0, 3))
 
 
@@ -137,7 +140,8 @@ def test_no_page_has_two_owners(commands):
     """Against the sets of the definition: free, shared, own; a refused command changes nothing."""
     tables, own, shared, maps = PageTables(5, 3, 4), {}, set(), {}
     for op, page, index, slot in commands:
-        in_range = (slot < 3 or op == PageOp.RELEASE) and (page < 5 or op == PageOp.UNMAP) and (index < 4 or op not in (PageOp.MAP, PageOp.UNMAP))
+        in_range = (slot < 3 or op == PageOp.RELEASE) and (page < 5 or op == PageOp.UNMAP) \
+            and (index < 4 or op not in (PageOp.MAP, PageOp.UNMAP))
         is_own, is_free = own.get(page) == slot, page not in own and page not in shared
         allowed = in_range and {PageOp.CLAIM: is_free, PageOp.SHARE: is_own, PageOp.RELEASE: not is_free,
                                 PageOp.MAP: is_own or page in shared, PageOp.UNMAP: True}.get(op, False) or op == PageOp.CLEAR
@@ -164,7 +168,8 @@ def test_no_page_has_two_owners(commands):
             assert tables.to_read(*at) == (mapped if own.get(mapped, -1) == at[0] or mapped in shared else None)
 
 
-@given(first=st.integers(0, 300), window=st.integers(0, 100), sinks=st.integers(0, 70), n_ports=st.sampled_from([1, 2, 4]), lanes=st.integers(1, 16))
+@given(first=st.integers(0, 300), window=st.integers(0, 100), sinks=st.integers(0, 70), n_ports=st.sampled_from([1, 2, 4]),
+       lanes=st.integers(1, 16))
 def test_all_that_is_seen_is_read(first, window, sinks, n_ports, lanes):
     ranges = ranges_read(first, window, sinks, n_ports)
     read = [j for start, end in ranges for j in range(start, end)]
@@ -178,7 +183,7 @@ def test_four_bits_are_steps_of_127_sevenths():
     assert INT4_STEP == 127 / 7
     data, assembled, _ = random_image(SMALL, tiny, 4, CONTEXT, kv="int4")
     layout = assembled.placement.layout
-    assert layout.record_bytes == 24 and assembled.header["cache"]["kv"] == "int4"      # one head of 8: half a beat of 8, a whole one read
+    assert layout.record_bytes == 24 and assembled.header["cache"]["kv"] == "int4"      # a head of 8 is half a beat: a whole one
     wide = replace(SMALL, head_dim=32)
     sizes = {kv: random_image(wide, tiny, 4, CONTEXT, kv=kv)[1].header["cache"]["record_bytes"] for kv in ("int8", "int4")}
     assert sizes == {"int8": 72, "int4": 40}

@@ -14,7 +14,8 @@ CACHE = {"page_positions": 16, "pages": 2, "page_bytes": 1024, "regions": 1, "re
 def image(device, **changes):
     manifest = device.manifest
     header = {"config": "tiny", "config_digest": manifest["digest"], "isa_version": manifest["isa_version"], "vocab": 256,
-              "context": 20, "cache_bytes": 4096, "cache": CACHE, "programs": PROGRAMS, "tokenizer": {"kind": "bytes", "bytes": 0}, **changes}
+              "context": 20, "cache_bytes": 4096, "cache": CACHE, "programs": PROGRAMS,
+              "tokenizer": {"kind": "bytes", "bytes": 0}, **changes}
     return Image(header, np.arange(5000, dtype=np.uint8), "")
 
 

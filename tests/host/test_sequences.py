@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gen"))
-from random_models import SMALL, golden_of, random_image  # noqa: E402
+from random_models import SMALL, golden_of, random_image
 
-from celosia.gen.device import GoldenDevice  # noqa: E402
-from celosia.gen.model import HeadPlan  # noqa: E402
-from celosia.host.accelerator import Accelerator  # noqa: E402
-from celosia.host.draft import PromptLookup  # noqa: E402
-from celosia.host.errors import CelosiaError, ProgramError  # noqa: E402
-from celosia.host.image import Image  # noqa: E402
-from celosia.host.pages import CacheFull  # noqa: E402
-from celosia.hw.configs import duo, tiny  # noqa: E402
+from celosia.gen.device import GoldenDevice
+from celosia.gen.model import HeadPlan
+from celosia.host.accelerator import Accelerator
+from celosia.host.draft import PromptLookup
+from celosia.host.errors import CelosiaError, ProgramError
+from celosia.host.image import Image
+from celosia.host.pages import CacheFull
+from celosia.hw.configs import duo, tiny
 
 CONTEXT, MODEL = 28, replace(SMALL, n_layers=1)
 TOKEN, WHICH = st.integers(0, SMALL.vocab_size - 1), st.integers(0, 3)
@@ -154,7 +154,8 @@ def test_speculation_changes_nothing_but_the_runs(plan, kv, sampling):
     for draft in (None, Liar(prompt + plain, 2), Liar(prompt + plain, 3), Liar([], 1)):
         accel.reset()
         steps.clear()
-        assert list(accel.generate(prompt, 20, on_step=lambda c: steps.append(key(c)), speculate=3, draft=draft, **sampling)) == plain
+        text = accel.generate(prompt, 20, on_step=lambda c: steps.append(key(c)), speculate=3, draft=draft, **sampling)
+        assert list(text) == plain
         assert steps == expected and accel.position == position and accel.stats.new_tokens == runs
         assert 0 <= accel.stats.accepted_tokens <= accel.stats.proposed_tokens
         if isinstance(draft, Liar) and draft.text:
@@ -175,8 +176,10 @@ def test_who_stops_in_the_middle_of_a_guess_leaves_what_was_said(taken):
 
 
 @pytest.mark.parametrize("text, k, guess", [
-    ([], 3, []), ([1], 3, []), ([1, 2, 3], 3, []), ([1, 2, 3, 4, 1, 2], 3, [3, 4, 1]), ([1, 2, 9, 1, 2, 8, 1, 2], 1, [8]),
-    ([5, 1, 2, 9, 6, 1, 2, 8, 5, 1, 2], 2, [9, 6]), ([4, 4, 4], 4, [4, 4, 4, 4]), ([1, 2, 1, 2], 3, [1, 2, 1]), ([1, 2, 1, 2], 0, [])])
+    ([], 3, []), ([1], 3, []), ([1, 2, 3], 3, []),
+    ([1, 2, 3, 4, 1, 2], 3, [3, 4, 1]), ([1, 2, 9, 1, 2, 8, 1, 2], 1, [8]),
+    ([5, 1, 2, 9, 6, 1, 2, 8, 5, 1, 2], 2, [9, 6]), ([4, 4, 4], 4, [4, 4, 4, 4]),
+    ([1, 2, 1, 2], 3, [1, 2, 1]), ([1, 2, 1, 2], 0, [])])
 def test_prompt_lookup(text, k, guess):
     assert PromptLookup().propose(text, k) == guess
 
@@ -208,8 +211,10 @@ def test_prompts_together_say_what_each_says_alone():
     (lambda a, s: a.decode_batch([(s, 1)] * 3), ValueError, r"A run must have 1 to 2 tokens \(the token lanes\), not 3"),
     (lambda a, s: a.run("nothing", [(s, 1)]), ValueError, "Program must be one of batch, decode, prefill, not 'nothing'"),
     (lambda a, s: a.decode_batch([(s, 1), (s, 99)]), ValueError, "Token ids must be 0 to 29, not 99"),
-    (lambda a, s: a.decode_batch([(opened()[0].sequence(), 1)]), ValueError, "The sequence must be one of this accelerator, not of another"),
-    (lambda a, s: a.generate([1], 4, speculate=2), ValueError, r"speculate must be 0 to 1 \(one less than the token lanes\), not 2"),
+    (lambda a, s: a.decode_batch([(opened()[0].sequence(), 1)]), ValueError,
+     "The sequence must be one of this accelerator, not of another"),
+    (lambda a, s: a.generate([1], 4, speculate=2), ValueError,
+     r"speculate must be 0 to 1 \(one less than the token lanes\), not 2"),
     (lambda a, s: (s.free(), a.decode(1, sequence=s)), ValueError, "The sequence must not have been freed, .*"),
     (lambda a, s: (a.reset(), s.fork()), ValueError, "The sequence must not have been freed, .*"),
     (lambda a, s: a.generate_batch([[1], []], 4), ValueError, "The prompt must hold at least one token, not none"),

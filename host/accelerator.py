@@ -9,7 +9,6 @@ The accelerator computes whole tokens; the host writes token ids, their places i
 more ado there is one sequence; ``accel.sequence()`` gives others, and a run may serve several.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,57 +20,15 @@ from .image import Image
 from .pages import PagePool
 from .sampling import Candidates, Sampler
 from .sequence import Sequence
+from .stats import Stats
 
-__all__ = ["Accelerator", "Stats"]
+__all__ = ["Accelerator"]
 
 ID_MAGIC = 0x4F4C4543
 CONTROL_START, CONTROL_RESET, CONTROL_CLEAR = 1, 2, 4
 _QUIET_TRIES, _QUIET_CYCLES, _PAGE_CYCLES = 100, 10_000, 256
 STATUS_BUSY, STATUS_DONE, STATUS_ERROR, STATUS_DRAINING = 1, 2, 4, 8
 PAGE_BUSY, PAGE_REFUSED = 1, 2
-
-
-@dataclass
-class Stats:
-    """What the runs since the last :meth:`Accelerator.reset` took.
-
-    Members
-    -------
-    prompt_tokens, new_tokens : int
-        Tokens prefilled and tokens decoded.
-    prefill_cycles, decode_cycles : int
-        Accelerator cycles of either.
-    proposed_tokens, accepted_tokens : int
-        Tokens that drafts guessed, and how many of these were right.
-    clock_mhz : float
-        The clock that turns cycles into time.
-    counters : dict
-        Sums of the hardware counters, by name.
-    """
-
-    clock_mhz: float
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    prefill_cycles: int = 0
-    decode_cycles: int = 0
-    proposed_tokens: int = 0
-    accepted_tokens: int = 0
-    counters: dict = field(default_factory=dict)
-
-    @property
-    def cycles(self):
-        """Cycles in all."""
-        return self.prefill_cycles + self.decode_cycles
-
-    @property
-    def cycles_per_token(self):
-        """Cycles of a decoded token, on average; nan before the first, and on a device that counts none."""
-        return self.decode_cycles / self.new_tokens if self.new_tokens and self.decode_cycles else float("nan")
-
-    @property
-    def tokens_per_s(self):
-        """Decoded tokens a second at ``clock_mhz``; nan where ``cycles_per_token`` is."""
-        return self.clock_mhz * 1e6 / self.cycles_per_token
 
 
 class Accelerator:
@@ -147,6 +104,8 @@ class Accelerator:
             image = Image.open(Path(image))
         manifest = self._device.manifest
         image.check(config=manifest["config_name"], digest=manifest["digest"], isa_version=manifest["isa_version"])
+        self._forget_sequences()
+        self._image = None
         self._device.release()
         address, buffer = self._device.allocate(len(image.payload))
         buffer[:] = image.payload
@@ -165,13 +124,16 @@ class Accelerator:
         """Forget all sequences and the statistics; recovers the accelerator after an error."""
         self._write("CONTROL", CONTROL_RESET)
         self._await_quiet()
-        self._default = None
-        if self._pool is not None:
-            self._pool.valid = False
+        self._forget_sequences()
         if self._image is not None:
             cache, config = self._image.header["cache"], self._device.manifest["config"]
             self._pool = PagePool(cache["pages"], cache["page_positions"], config["max_sequences"], self._page, self._copy_page)
         self.stats = Stats(self._device.manifest["clock_mhz"])
+
+    def _forget_sequences(self):
+        if self._pool is not None:
+            self._pool.valid = False
+        self._pool = self._default = None
 
     def sequence(self, *, written=0):
         """A new :class:`Sequence`; MemoryError when all are in use, or when there are no pages left.

@@ -6,7 +6,7 @@ The payload is the model window: what the accelerator reads, in the order in whi
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from . import fit
 from .model import EXACT, HEAD_PLANES
 from .pack import matmul_beats, pack_matmul, to_planes
 from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
-from .program import Matrix, Placement, Table, compile_program
+from .program import PROGRAMS, Matrix, Placement, Table, compile_program
 from .quantise import HEAD_MAX
 from .tokenizer import plain
 
@@ -32,20 +32,30 @@ class Assembled:
     placement: Placement
 
 
-def assemble(model, accel, context=None, progress=None):
+def assemble(model, accel, context=None, progress=None, *, sequences=1, kv="int8", window=None, sinks=0):
     """Lay out, check, pack and compile. ``progress(name, total)`` is called for each of ``total`` segments that is done.
+
+    The cache has pages for ``sequences`` sequences of ``context`` positions, or as many as the configuration has, in format ``kv``.
+    ``window`` and ``sinks`` take the place of those of the model (0: every token sees all positions before it).
 
     Raises :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small.
     """
+    if sequences < 1:
+        raise ValueError(f"Sequences must be at least 1, not {sequences}")
+    if sinks and not window:
+        raise ValueError(f"Sinks must be given with a window, not {sinks} sinks alone")
+    if window is not None:
+        model = replace(model, config=model.config.with_window(window, sinks))
     context = fit.default_context(model.config, accel) if context is None else context
-    layout = Layout(model.config, accel, context)
+    layout = Layout(model.config, accel, context, kv=kv)
+    layout = replace(layout, pages=min(layout.pages_of(sequences), accel.max_pages))
     sources = _sources(model, layout)
     fit.require_head(model.config, accel, model.plan)
     matrices = {name: source for name, source in sources.items() if isinstance(source, _MatrixSource)}
     planes = {name: source.n_planes for name, source in matrices.items()}
     placement, size, cache_bytes = place(layout, {name: source.scale for name, source in matrices.items()}, planes,
                                          plan=model.plan)
-    programs = {name: compile_program(placement, head=name == "decode") for name in ("decode", "prefill")}
+    programs = {name: compile_program(placement, name) for name in PROGRAMS}
     fit.require(layout, programs, planes)
 
     payload = np.zeros(size + sum(pad_to(len(p.steps) * DESCRIPTOR_BYTES, ALIGN_BYTES) for p in programs.values()), np.uint8)
@@ -79,7 +89,7 @@ def assemble(model, accel, context=None, progress=None):
         "model": model.config.to_json(), "vocab": model.config.vocab_size, "context": context,
         "tokenizer": plain(model.config.vocab_size).header(), "head": asdict(model.plan),
         "payload_bytes": len(payload), "cache_bytes": cache_bytes,
-        "cache": {"record_bytes": layout.record_bytes, "head_pad": layout.head_pad},
+        "cache": layout.cache_header(),
         "segments": segments, "programs": listed}
     return Assembled(header, payload.tobytes(), programs, placement)
 

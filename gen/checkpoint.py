@@ -3,7 +3,7 @@
     bitnet             BitNetForCausalLM: packed (uint8, four outputs a byte, ``weight_scale``) or master weights
     llama              LlamaForCausalLM, floats (master weights where ``quant_method`` is ``bitnet``); with sub-norms
                        ``inner_attn_ln`` and ``ffn_layernorm`` the first models of BitNet b1.58 (bitnet_b1_58-large, -3B)
-    mistral, qwen2     the same shape; a sliding window shortens the context, biases must be zeros
+    mistral, qwen2     the same shape; with their sliding windows; biases must be zeros
 
 A file ``*.gguf`` is left to ``gguf_checkpoint``, a file ``*.bin`` to ``llama2c``.
 
@@ -34,6 +34,7 @@ _PATHS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_pr
 _FIRST_PATHS = _PATHS | {"attn_sub_norm": "self_attn.inner_attn_ln", "ffn_sub_norm": "mlp.ffn_layernorm"}
 _FIRST_MARK = "model.layers.0.self_attn.inner_attn_ln.weight"
 _EMBEDDING, _HEAD, _FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+_SLIDING, _FULL = "sliding_attention", "full_attention"
 _LINEAR_CLASSES = ("bitlinear", "autobitlinear")
 
 
@@ -189,7 +190,8 @@ def _model_config(raw, sub_norms):
             hidden_size=raw["hidden_size"], ffn_size=need("intermediate_size"), n_layers=need("num_hidden_layers"),
             n_heads=n_heads, n_kv_heads=raw.get("num_key_value_heads") or n_heads,
             head_dim=raw.get("head_dim") or raw["hidden_size"] // n_heads, vocab_size=need("vocab_size"),
-            max_positions=_positions(raw, kind, need("max_position_embeddings")),
+            max_positions=need("max_position_embeddings"),
+            windows=_windows(raw, kind, raw["num_hidden_layers"]),
             norm_eps=number("rms_norm_eps", need("rms_norm_eps")),
             rope_theta=number("rope_theta", rope.get("rope_theta") or need("rope_theta")), act=need("hidden_act"),
             sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)))
@@ -199,12 +201,22 @@ def _model_config(raw, sub_norms):
         raise CheckpointError(f"config.json: {error}") from None
 
 
-def _positions(raw, kind, most):
-    """Positions at which the model computes full attention: no more than its sliding window has."""
+def _windows(raw, kind, n_layers):
+    """Positions that a token sees in each layer, 0: all; () where no layer has a window."""
     window = raw.get("sliding_window")
     if window is None or kind not in ("mistral", "qwen2") or kind == "qwen2" and not raw.get("use_sliding_window"):
-        return most
-    return min(most, window)
+        return ()
+    if not isinstance(n_layers, int) or not 0 < n_layers < 1 << 16:
+        raise CheckpointError(f"config.json: num_hidden_layers must be 1 to 65535, not {n_layers!r}")
+    types = raw.get("layer_types")
+    if types is None or kind == "mistral":
+        full = raw.get("max_window_layers", 0) if kind == "qwen2" else 0
+        if not isinstance(full, int):
+            raise CheckpointError(f"config.json: max_window_layers must be an integer, not {full!r}")
+        types = [_SLIDING if i >= full else _FULL for i in range(n_layers)]
+    if not isinstance(types, list) or len(types) != n_layers or not all(each in (_SLIDING, _FULL) for each in types):
+        raise CheckpointError(f"config.json: layer_types must say {_SLIDING} or {_FULL} of each of {n_layers} layers")
+    return tuple(window if each == _SLIDING else 0 for each in types)
 
 
 def _object(raw, name):

@@ -16,6 +16,7 @@ from . import checkpoint, fit, image, tokenizer
 from .assemble import assemble
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
+from .place import KV_FORMATS
 from .quantise import AUTO_ERROR, quantise
 from .verilog import accelerator
 
@@ -32,15 +33,16 @@ def _config(name):
     return CONFIGS[name]
 
 
-def packer(model, config_name, context=None, progress=None):
-    """The bytes of an image of a shipped model (by name) or a checkpoint. ValueError, one sentence."""
+def packer(model, config_name, context=None, progress=None, **cache):
+    """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks of ``assemble``.
+    ValueError, one sentence."""
     config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
     if not path.exists():
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
-    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, progress)
+    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, progress, **cache)
     return _encoded(assembled, tokenizer.find(path, loaded.config.vocab_size))
 
 
@@ -67,6 +69,14 @@ def configs():
 @_config_option
 @click.option("--context", type=click.IntRange(min=1), help="Positions of the KV cache; default: what model and "
               "configuration allow.")
+@click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Sequences of that many positions for which the cache has pages.")
+@click.option("--kv", type=click.Choice(KV_FORMATS), default="int8", show_default=True,
+              help="Format of keys and values in the cache.")
+@click.option("--window", type=click.IntRange(0, 65535), help="Positions that a token sees, in every layer; 0: all. Default: the "
+              "model's.")
+@click.option("--sinks", type=click.IntRange(0, 65535), default=0, show_default=True,
+              help="First positions that every token sees beside a window.")
 @click.option("--head", type=click.Choice(HEADS), help="exact: all logits from rows of int8; ternary: from few digit planes; "
               "shortlist: the best by those, scored again by rows of int8. "
               f"Default: shortlist from {fit.SHORTLIST_VOCAB} tokens on, else exact.")
@@ -78,7 +88,8 @@ def configs():
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
 @click.option("--tokenizer", "tokenizer_file", metavar="FILE", type=click.Path(), help="tokenizer.json, a sentencepiece .model or "
               "a .bin of llama2.c; default: what the checkpoint folder has.")
-def pack(checkpoint_path, output, config_name, context, head, candidates, planes, shortlist_planes, tokenizer_file):
+def pack(checkpoint_path, output, config_name, context, sequences, kv, window, sinks, head, candidates, planes, shortlist_planes,
+         tokenizer_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
         config = _config(config_name)
@@ -92,7 +103,7 @@ def pack(checkpoint_path, output, config_name, context, head, candidates, planes
                 bar.total = total
                 bar.update()
 
-            assembled = assemble(model, config, context, progress)
+            assembled = assemble(model, config, context, progress, sequences=sequences, kv=kv, window=window, sinks=sinks)
         data = _encoded(assembled, chosen)
         image.write(output, data)
     except (ValueError, OSError) as error:
@@ -123,7 +134,8 @@ def _table(assembled, file_bytes):
     return "\n".join([
         *lines, f"{'image':<32}{file_bytes:>14,}", "",
         f"configuration {layout.accel.name} ({layout.accel.digest}), context {layout.context}",
-        f"KV cache: {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all",
+        f"KV cache ({layout.kv}): {cache:,} bytes a position, {assembled.header['cache_bytes']:,} bytes in all, "
+        f"{layout.pages} pages of {layout.accel.page_positions} positions",
         f"decoding a token reads {beats:,} beats of {layout.accel.beat_bytes} bytes, and {attend:,.1f} more for every "
         f"position before it"])
 

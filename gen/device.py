@@ -10,6 +10,7 @@ from celosia.hw import regs
 from celosia.hw.configs import CONFIGS
 
 from .golden.machine import Machine, MachineError
+from .golden.pages import PageTables
 
 __all__ = ["GoldenDevice", "open_device"]
 
@@ -17,6 +18,7 @@ _BASE = 0x1000_0000
 _PAGE_BYTES = 4096
 _START, _RESET, _CLEAR = 1, 2, 4
 _DONE, _ERROR = 2, 4
+_REFUSED = 2
 _MAX_TOKENS = 17     # one more than any accelerator takes: refused by the machine
 
 
@@ -38,6 +40,7 @@ class GoldenDevice:
         self._memory = np.zeros(memory_bytes, np.uint8)
         self._top = 0
         self._machine = self._windows = None
+        self._pages = PageTables.of(config)
         self._registers = {regs.offset("ID"): regs.ID_MAGIC,
                            regs.offset("VERSION"): self.manifest["isa_version"] | self.manifest["abi_version"] << 16,
                            regs.offset("CONFIG"): int(config.digest, 16)}
@@ -48,9 +51,13 @@ class GoldenDevice:
 
     def write32(self, offset, value):
         """Write one register; a start runs the program to its end at once."""
+        if offset == regs.offset("PAGE"):
+            self._page(value)
         if offset != regs.offset("CONTROL"):
             self._registers[offset] = value
             return
+        if value & _RESET:
+            self._registers[regs.offset("PAGE_STATUS")] = 0
         if value & (_RESET | _CLEAR):
             self._registers[regs.offset("STATUS")] = 0
         if value & _START:
@@ -91,17 +98,24 @@ class GoldenDevice:
         offset = regs.offset(name)
         return self.read32(offset) | self.read32(offset + 4) << 32
 
+    def _page(self, value):
+        if not self._pages.command(value >> 28, value & 0xFFF, value >> 12 & 0xFFF, value >> 24 & 0xF):
+            self._registers[regs.offset("PAGE_STATUS")] = _REFUSED
+
     def _start(self):
         windows = tuple(self._get(name) for name in ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE"))
         if self._machine is None or windows != self._windows:
             self._windows = windows
             self._machine = Machine(self.peek(*windows[:2]), self.peek(*windows[2:]), self.config)
+            self._machine.pages = self._pages
         n_tokens = self.read32(regs.offset("N_TOKENS"))
         tokens = [self.read32(regs.offset("TOKEN0") + 4 * t) for t in range(min(n_tokens, _MAX_TOKENS))]
+        words = [self.read32(regs.offset("LANE0") + 4 * t) for t in range(len(tokens))]
+        lanes = [(word >> 16 & 0xF, word & 0xFFFF) for word in words]
         program = self._get("PROGRAM_OFFSET"), self.read32(regs.offset("PROGRAM_COUNT"))
         status = regs.offset("STATUS")
         try:
-            candidates = self._machine.run(program, tokens, self.read32(regs.offset("FIRST_POSITION")))
+            self._machine.run(program, tokens, lanes)
         except MachineError as error:
             codes = {name: code for code, name in regs.Error.NAMES.items()}
             self._registers[status] = _ERROR
@@ -109,7 +123,11 @@ class GoldenDevice:
             self._registers[regs.offset("ERROR_INDEX")] = error.index
             return
         self._registers[status] = _DONE
-        self._registers[regs.offset("TOPK_COUNT")] = len(candidates)
-        for i, (token, logit) in enumerate(candidates):
-            self._registers[regs.TOPK_OFFSET + 8 * i] = token
-            self._registers[regs.TOPK_OFFSET + 8 * i + 4] = int(np.float32(logit).view(np.uint32))
+        self._registers[regs.offset("ACCEPTED")] = self._machine.accepted()
+        found = [self._machine.candidates(lane) for lane in range(n_tokens)]
+        self._registers[regs.offset("TOPK_COUNT")] = max(map(len, found))
+        for lane, candidates in enumerate(found):
+            for i, (token, logit) in enumerate(candidates):
+                offset = regs.TOPK_OFFSET + regs.TOPK_LANE_BYTES * lane + 8 * i
+                self._registers[offset] = token
+                self._registers[offset + 4] = int(np.float32(logit).view(np.uint32))

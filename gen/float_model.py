@@ -29,8 +29,8 @@ class FloatModel:
         """(texts, tokens) ids to (texts, tokens, hidden): the output of the last layer."""
         c = self.config
         x = self._checkpoint.embedding[tokens]
-        for layer in self._checkpoint.layers:
-            attended = self._attention(layer, self._norm(x, layer["attn_norm"]))
+        for i, layer in enumerate(self._checkpoint.layers):
+            attended = self._attention(layer, self._norm(x, layer["attn_norm"]), c.window(i))
             x = x + self._norm(attended, layer.get("attn_sub_norm")) @ layer["o"].T
             y = self._norm(x, layer["ffn_norm"])
             gate = y @ layer["gate"].T
@@ -53,7 +53,7 @@ class FloatModel:
     def _norm(self, x, gain):
         return x if gain is None else x * (x.pow(2).mean(-1, keepdim=True) + self.config.norm_eps).rsqrt() * gain
 
-    def _attention(self, layer, y):
+    def _attention(self, layer, y, window):
         n = y.shape[1]
 
         def heads(name):
@@ -66,6 +66,7 @@ class FloatModel:
 
         q, k, v = turned(heads("q")), turned(heads("k")), heads("v")
         k, v = (part.repeat_interleave(self.config.group, 1) for part in (k, v))
-        past = torch.ones(n, n).tril().bool()
-        score = (q @ k.transpose(-1, -2) / self.config.head_dim ** 0.5).masked_fill(~past, float("-inf")).softmax(-1)
+        back = torch.arange(n)[:, None] - torch.arange(n)
+        seen = (back >= 0) & ((back < (window or n)) | (torch.arange(n) < self.config.sinks))
+        score = (q @ k.transpose(-1, -2) / self.config.head_dim ** 0.5).masked_fill(~seen, float("-inf")).softmax(-1)
         return (score @ v).transpose(1, 2).flatten(2)

@@ -26,5 +26,7 @@ def build_manifest(config):
         "registers": {register.name: register.offset for register in regs.REGISTERS},
         "counters": {register.name: register.offset for register in regs.COUNTERS},
         "errors": {name: value for value, name in regs.Error.NAMES.items()},
+        "page_ops": {name.lower(): value for name, value in vars(regs.PageOp).items() if name.isupper()},
         "topk_offset": regs.TOPK_OFFSET,
+        "topk_lane_bytes": regs.TOPK_LANE_BYTES,
     }

@@ -6,7 +6,7 @@ Names of matrices: q, k, v, o, gate, up, down. Matrices are (outputs, inputs), a
 attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model that has none.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import torch
 
@@ -18,6 +18,10 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 HEADS = ("exact", "ternary", "shortlist")
 MAX_PLANES = 5          # digit planes of a matrix, at most
 HEAD_PLANES = MAX_PLANES    # of exact rows
+
+
+def _is_count(value, least=0):
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +41,13 @@ class ModelConfig:
     act: str = "relu2"       # relu2: relu(gate)**2 * up; silu: gate * sigmoid(gate) * up
     sub_norms: bool = True   # RMS norms before o and down
     tied: bool = True        # the head is the embedding
+    windows: tuple = ()      # of each layer: positions that a token sees, itself included; 0: all; () for all layers
+    sinks: int = 0           # first positions of a sequence that every token sees, beside a window
 
     def __post_init__(self):
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.type is int and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+            if each.type is int and each.name != "sinks" and not _is_count(value, 1):
                 raise ValueError(f"Model {each.name} must be a positive integer, not {value!r}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"Model n_heads must be a multiple of the {self.n_kv_heads} KV heads, not {self.n_heads}")
@@ -51,6 +57,13 @@ class ModelConfig:
             raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {self.act!r}")
         if not self.norm_eps > 0 or not self.rope_theta > 0:
             raise ValueError(f"Model norm_eps and rope_theta must be positive, not {self.norm_eps} and {self.rope_theta}")
+        if not isinstance(self.windows, list | tuple) or not all(_is_count(window) for window in self.windows) \
+                or self.windows and len(self.windows) != self.n_layers:
+            raise ValueError(f"Model windows must be a number of positions for each of {self.n_layers} layers, or none, "
+                             f"not {self.windows!r}")
+        if not _is_count(self.sinks):
+            raise ValueError(f"Model sinks must be a number of positions, not {self.sinks!r}")
+        object.__setattr__(self, "windows", tuple(window if window < self.max_positions else 0 for window in self.windows))
 
     @property
     def group(self):
@@ -61,6 +74,16 @@ class ModelConfig:
     def attn_size(self):
         """Elements of all query heads."""
         return self.n_heads * self.head_dim
+
+    def window(self, layer):
+        """Positions that a token sees in a layer, itself included; 0: all."""
+        return self.windows[layer] if self.windows else 0
+
+    def with_window(self, window, sinks=0):
+        """The same decoder, every layer of which sees ``window`` positions and the first ``sinks``."""
+        if not _is_count(window):
+            raise ValueError(f"A window must be a number of positions, 0 for all, not {window!r}")
+        return replace(self, windows=(window,) * self.n_layers, sinks=sinks)
 
     def shape(self, matrix):
         """(outputs, inputs) of a matrix of ``MATRICES``."""

@@ -21,9 +21,10 @@ from celosia.hw.links import record_beats
 
 from .model import ModelConfig
 
-__all__ = ["ALIGN_BYTES", "Address", "Layout", "Space", "apart", "pad_to", "rope_order", "rope_table"]
+__all__ = ["ALIGN_BYTES", "KV_FORMATS", "Address", "Layout", "Space", "apart", "pad_to", "rope_order", "rope_table"]
 
 ALIGN_BYTES = 64
+KV_FORMATS = ("int8", "int4")                                   # of an element of a key or value in the cache
 LONG_BYTES = 8 << 10                                            # of a port: segments from here on are laid apart
 ROWS_BYTES = 64 << 10                                           # memory that begins anew with the same bank
 APART_BYTES = 16 << 10                                          # modulo ROWS_BYTES
@@ -89,15 +90,30 @@ class Space:
 
 @dataclass(frozen=True)
 class Layout:
-    """Padded sizes of ``model`` on ``accel`` for ``context`` positions. Words are vector words."""
+    """Padded sizes of ``model`` on ``accel`` for sequences of ``context`` positions. Words are vector words.
+
+    ``pages`` is the size of the cache: default (0) what one sequence needs. ``kv`` is one of ``KV_FORMATS``.
+    """
     model: ModelConfig
     accel: AccelConfig
     context: int
+    pages: int = 0
+    kv: str = "int8"
 
     def __post_init__(self):
+        if self.kv not in KV_FORMATS:
+            raise ValueError(f"The cache's format must be one of {', '.join(KV_FORMATS)}, not {self.kv!r}")
+        if not 0 <= self.pages <= self.accel.max_pages:
+            raise ValueError(f"Pages must be 1 to {self.accel.max_pages} on configuration {self.accel.name}, not {self.pages}")
         if not 1 <= self.context <= self.model.max_positions:
             raise ValueError(f"Context must be 1 to {self.model.max_positions} positions for this model, "
                              f"not {self.context}")
+        if not self.pages:
+            object.__setattr__(self, "pages", min(self.pages_of(1), self.accel.max_pages))
+
+    def pages_of(self, sequences):
+        """Pages that so many sequences of ``context`` positions need."""
+        return sequences * -(-self.context // self.accel.page_positions)
 
     @property
     def head_pad(self):
@@ -135,7 +151,17 @@ class Layout:
 
     @property
     def record_bytes(self):
-        return record_beats(self.head_beats, self.accel.port_bytes) * self.accel.port_bytes
+        return record_beats(self.head_beats, self.accel.port_bytes, self.int4) * self.accel.port_bytes
+
+    @property
+    def int4(self):
+        """Whether records hold four bits an element."""
+        return self.kv == "int4"
+
+    @property
+    def page_bytes(self):
+        """Bytes of a page on one port, in one region."""
+        return self.accel.page_positions // self.accel.n_ports * self.record_bytes
 
     def rows(self, n):
         return pad_to(n, self.accel.row_quantum)
@@ -147,17 +173,26 @@ class Layout:
         return -(-n // self.accel.vector_lanes)
 
     def cache(self):
-        """({(layer, KV head): Address}, bytes of the cache window). Position j lies on port j mod n_ports.
+        """({(layer, KV head): Address}, bytes of the cache window). A region holds ``pages`` pages on every port.
 
         The regions of a port lie one after the other, so that there is one gap between two ports and none between regions.
         """
         ports = self.accel.n_ports
-        port_bytes = -(-self.context // ports) * self.record_bytes
+        port_bytes = self.pages * self.page_bytes
         region_bytes = pad_to(port_bytes, ALIGN_BYTES)
         heads = [(layer, head) for layer in range(self.model.n_layers) for head in range(self.model.n_kv_heads)]
         stride = apart(len(heads) * region_bytes) if ports > 1 else len(heads) * region_bytes
         regions = {at: Address(i * region_bytes, stride, port_bytes, self.record_bytes) for i, at in enumerate(heads)}
         return regions, stride * (ports - 1) + len(heads) * region_bytes
+
+    def cache_header(self):
+        """What the host must know of the cache window: page n of region r on port p is ``page_bytes`` bytes from
+        r * region_bytes + p * port_stride + n * page_bytes on."""
+        regions, _ = self.cache()
+        first = next(iter(regions.values()))
+        return {"record_bytes": self.record_bytes, "head_pad": self.head_pad, "kv": self.kv, "regions": len(regions),
+                "region_bytes": pad_to(first.port_bytes, ALIGN_BYTES), "port_stride": first.port_stride,
+                "page_positions": self.accel.page_positions, "pages": self.pages, "page_bytes": self.page_bytes}
 
     # Tensors in the order of the accelerator.
 

@@ -2,13 +2,15 @@
 
     model sizes ── schedule ──► operations ── tables: LOADs ahead of their use ──► waits ──► 64-byte descriptors
 
-Two programs: ``prefill`` fills the cache for a chunk of tokens (its last layer ends after attention: nobody reads what would
-follow), ``decode`` does the same and the head for the last token. Both serve any number of token lanes.
+Three programs (``PROGRAMS``): ``prefill`` fills the cache for the tokens of its lanes (its last layer ends after attention: nobody
+reads what would follow), ``decode`` does the same and the head for the last lane, ``batch`` the head for all lanes. All serve any
+number of token lanes of any sequences.
 
 Scalar registers of a token: 0, 1 scales of a query, key or value; 2, 3 scales of the activations that the matmul engine
 holds. ``docs/program.md`` tells the order and why it cannot lock up.
 """
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -21,8 +23,11 @@ from .model import EXACT, HeadPlan
 from .place import Address, Layout
 from .scratch import Scratch, Tracker
 
-__all__ = ["Matrix", "Placement", "Program", "Step", "Table", "compile_program", "gathers"]
+__all__ = ["PROGRAMS", "Matrix", "Placement", "Program", "Step", "Table", "compile_program", "gathers"]
 
+PROGRAMS = {"decode": Tokens.LAST, "prefill": None, "batch": Tokens.ALL}     # name: lanes that have a head
+LAST_LANE = 15      # of a gather: a lane from n_tokens on stands for the last one
+INT4_STEP = 127 / 7     # one step of a code within -7 .. 7, in steps of a code within -127 .. 127
 LOOK_AHEAD = 2      # tables that are loaded before the one in use is done with
 HEAD_SHARE = 4      # the row scales of a piece of the head take at most this part of P
 
@@ -42,11 +47,12 @@ class Matrix:
 @dataclass(frozen=True)
 class Table:
     """Rows of binary32 words in the model window; ``index`` selects the row, ``n_words`` is its length; with index CANDIDATE
-    ``rank`` says of which candidate."""
+    ``rank`` says of which candidate of token lane ``lane``."""
     address: Address
     n_words: int
     index: Index = Index.NONE
     rank: int = 0
+    lane: int = 0
 
     @property
     def per_token(self):
@@ -97,10 +103,12 @@ class Program:
                           f"{self.p_words} words of P", *(_line(i, step) for i, step in enumerate(self.steps))]) + "\n"
 
 
-def compile_program(placement, *, head, name=None):
-    """Compile ``decode`` (with ``head``) or ``prefill`` (without)."""
-    placement, pieces = _split_head(_with_ranks(placement))
-    schedule = _Schedule(placement, pieces if head else None)
+def compile_program(placement, name):
+    """Compile a program of ``PROGRAMS``."""
+    tokens = PROGRAMS[name]
+    lanes = {None: [], Tokens.LAST: [LAST_LANE], Tokens.ALL: range(placement.layout.accel.token_lanes)}[tokens]
+    placement, pieces = _split_head(_with_ranks(placement, lanes))
+    schedule = _Schedule(placement, pieces if tokens else None, tokens, lanes)
     schedule.run()
     steps, p_scratch = _insert_loads(schedule.steps, placement)
     tracker = Tracker(placement.layout.accel.token_lanes)
@@ -108,19 +116,19 @@ def compile_program(placement, *, head, name=None):
         step.waits = tracker.issue(step.opcode, step.fields)
     check_streams(steps)
     check_shortlist(steps)
-    return Program(name or ("decode" if head else "prefill"), steps, schedule.x.peak, p_scratch.peak,
+    return Program(name, steps, schedule.x.peak, p_scratch.peak,
                    {"X": schedule.x.held, "P": p_scratch.held})
 
 
-def _with_ranks(placement):
-    """The placement with a matrix and a table for each rank of the shortlist: ``head.0``, ``head.0.scales``, ..."""
+def _with_ranks(placement, lanes):
+    """The placement with a matrix and a table for each lane and rank of the shortlists: ``head.0.0``, ``head.0.0.scales``, ..."""
     matrix, scales = placement.matrices["head"], placement.tables.get("head.scales")
     if not matrix.gathered:
         return placement
-    ranks = range(placement.plan.candidates)
+    rows = [(lane, rank) for lane in lanes for rank in range(placement.plan.candidates)]
     piece = replace(matrix, rows=placement.layout.accel.row_quantum)
-    tables = {f"head.{rank}.scales": replace(scales, rank=rank) for rank in ranks if scales is not None}
-    return replace(placement, matrices=placement.matrices | {f"head.{rank}": piece for rank in ranks},
+    tables = {f"head.{lane}.{rank}.scales": replace(scales, rank=rank, lane=lane) for lane, rank in rows if scales is not None}
+    return replace(placement, matrices=placement.matrices | {f"head.{lane}.{rank}": piece for lane, rank in rows},
                    tables=placement.tables | tables)
 
 
@@ -151,10 +159,11 @@ def _later(address, port_bytes):
 
 
 class _Schedule:
-    """All descriptors but LOADs, in program order, with X allocated and P still by name. ``head`` lists its pieces."""
+    """All descriptors but LOADs, in program order, with X allocated and P still by name. ``head`` lists its pieces, ``tokens`` and
+    ``lanes`` say which token lanes have it."""
 
-    def __init__(self, placement, head):
-        self.place, self.head = placement, head
+    def __init__(self, placement, head, tokens, lanes):
+        self.place, self.head, self.head_tokens, self.head_lanes = placement, head, tokens, lanes
         self.layout, self.model = placement.layout, placement.layout.model
         self.accel = self.layout.accel
         self.x = Scratch(self.accel.x_words)
@@ -177,7 +186,7 @@ class _Schedule:
         default = dict(addr=0, port_stride=0, x_base=0, x_stride=0, p_base=0, p_stride=0, d_base=0, d_stride=0, imm0=0,
                        imm1=0, source=Source.X, mul1=Mul1.ONE, mul1_scalar=0, mul2=Mul2.ONE, mul3=Mul3.ONE,
                        add=Add.NONE, reduce=Reduce.NONE, reduce_scalar=0, sink=Sink.NONE, scale_scalar=0, bank=0, head=0,
-                       tokens=Tokens.ALL)
+                       tokens=Tokens.ALL, lane=0, int4=0)
         block_words = min(n_words, self.layout.words(self.accel.row_block_rows)) if producer is not None and \
             producer.opcode is Opcode.MATMUL else n_words
         for prefix, at in (("x", x), ("d", d)):
@@ -186,13 +195,14 @@ class _Schedule:
         self.steps.append(Step(Opcode.VECTOR, default | {"n_words": n_words, "block_words": block_words} | fields, label,
                                table, producer))
 
-    def matmul(self, name, tokens=Tokens.ALL, rank=None):
-        """One MATMUL step on the bank that was quantised last; ``rank`` is that of the candidate whose rows it reads."""
+    def matmul(self, name, tokens=Tokens.ALL, lane=0, rank=0):
+        """One MATMUL step on the bank that was quantised last; ``rank`` and ``lane`` name the candidate whose rows it reads."""
         matrix = self.place.matrices[name]
         step = Step(Opcode.MATMUL, dict(
             addr=matrix.address.offset, port_stride=matrix.address.port_stride,
             n_row_groups=matrix.rows // self.accel.engine_rows, n_col_blocks=matrix.columns // self.accel.columns,
-            planes=matrix.planes, bank=self._act_bank, tokens=tokens, gather=int(matrix.gathered), rank=rank or 0), name)
+            planes=matrix.planes, bank=self._act_bank, tokens=tokens, gather=int(matrix.gathered), rank=rank,
+            lane=lane), name)
         self.steps.append(step)
         return step
 
@@ -218,12 +228,16 @@ class _Schedule:
         self.vector(f"{gain}: absmax", end - first, x=(source, first), reduce=Reduce.KEEP if more else Reduce.ABSMAX,
                     reduce_scalar=2, tokens=tokens, **self._gain(gain, first))
 
+    def fill_bank(self, gain, source, n_words, **which):
+        """X buffer ``source`` times gain and scalar 2, as int8 into the activation bank that is not in use."""
+        self._act_bank ^= 1
+        self.vector(f"{gain}: quantise", n_words, x=source, mul1=Mul1.SCALAR, mul1_scalar=2, sink=Sink.ACT,
+                    bank=self._act_bank, **which, **self._gain(gain))
+
     def quantise(self, gain, source, n_words, n_elements, tokens=Tokens.ALL):
         """RMS norm of X buffer ``source``, whose largest magnitude is in scalars 2 and 3, as int8 into the activation bank
         that is not in use. The factor of the norm is the same for a whole row: it goes into scalar 3, after the bank."""
-        self._act_bank ^= 1
-        self.vector(f"{gain}: quantise", n_words, x=source, mul1=Mul1.SCALAR, mul1_scalar=2, sink=Sink.ACT,
-                    bank=self._act_bank, tokens=tokens, **self._gain(gain))
+        self.fill_bank(gain, source, n_words, tokens=tokens)
         if gain in self.place.tables:
             self.vector(f"{gain}: mean square", n_words, x=source, mul3=Mul3.SELF, reduce=Reduce.RMS, reduce_scalar=3,
                         scale_scalar=3, imm0=bits_of(1.0 / n_elements), imm1=bits_of(self.model.norm_eps), tokens=tokens)
@@ -265,21 +279,30 @@ class _Schedule:
             self.ffn(layer)
             self.dequantise_and_search(
                 self.matmul(f"layer{layer}.down"), "residual", "final_norm" if last_layer else f"layer{layer + 1}.attn_norm",
-                tokens=Tokens.LAST if last_layer else Tokens.ALL, add=Add.X)
+                tokens=self.head_tokens if last_layer else Tokens.ALL, add=Add.X)
         if self.head:
-            self.quantise("final_norm", "residual", hidden_words, model.hidden_size, Tokens.LAST)
+            self.quantise("final_norm", "residual", hidden_words, model.hidden_size, self.head_tokens)
             for piece, first_word in self.head:
-                self.dequantise(self.matmul(piece, Tokens.LAST), tokens=Tokens.LAST, sink=Sink.TOPK, d_base=first_word,
+                self.dequantise(self.matmul(piece, self.head_tokens), tokens=self.head_tokens, sink=Sink.TOPK, d_base=first_word,
                                 imm0=model.vocab_size)
             if self.place.matrices["head"].gathered:
-                self.rescore()
-        self.steps.append(Step(Opcode.END, {}, "end"))
+                for lane in self.head_lanes:
+                    self.rescore(lane)
+        self.end("end")
 
-    def rescore(self):
-        """The exact logit of each candidate of the shortlist."""
+    def end(self, label, above=0):
+        self.steps.append(Step(Opcode.END, {"above": above}, label))
+
+    def rescore(self, lane):
+        """The exact logit of each candidate of a lane's shortlist. Every lane's activations come to lane 0 of the engine for it,
+        and no lane follows when the run has no more."""
+        which = {"tokens": Tokens.LANE, "lane": lane} if self.head_tokens is Tokens.ALL else {"tokens": Tokens.LAST}
+        if self.head_tokens is Tokens.ALL and lane:
+            self.end(f"end of {lane} lanes", above=lane)
+            self.fill_bank("final_norm", "residual", self.layout.words(self.layout.hidden_rows), **which)
         for rank in range(self.place.plan.candidates):
-            self.dequantise(self.matmul(f"head.{rank}", Tokens.LAST, rank), tokens=Tokens.LAST, sink=Sink.RESCORE,
-                            d_base=rank * self.layout.words(self.accel.row_quantum))
+            step = self.matmul(f"head.{lane}.{rank}", which["tokens"], lane, rank)
+            self.dequantise(step, **which, sink=Sink.RESCORE, d_base=rank * self.layout.words(self.accel.row_quantum))
 
     def attention(self, layer):
         """All KV heads. While head h is attended to, the matrix of head h + 1 is in the engine and then its queries, key and
@@ -315,7 +338,7 @@ class _Schedule:
 
     def queries(self, layer, head):
         layout = self.layout
-        factor = math.log2(math.e) / math.sqrt(self.model.head_dim)
+        factor = math.log2(math.e) / math.sqrt(self.model.head_dim) * (INT4_STEP if layout.int4 else 1)
         for query in range(self.model.group):
             at, label = (f"qkv{head % 2}", query * layout.head_words), f"layer{layer}.q{head}.{query}"
             self.rotate(label, at)
@@ -328,19 +351,25 @@ class _Schedule:
         key, value = ((f"qkv{head % 2}", (self.model.group + i) * layout.head_words) for i in range(2))
         where = {"addr": region.offset, "port_stride": region.port_stride}
         quantise = {"mul1": Mul1.SCALAR, "mul1_scalar": 0, "scale_scalar": 1}
+        if layout.int4:
+            quantise |= {"mul2": Mul2.IMM, "imm1": bits_of(7 / 127)}
         self.rotate(f"layer{layer}.k{head}", key)
         self.vector(f"layer{layer}.k{head}: quantise", layout.head_words, x=key, sink=Sink.K, **quantise)
         self.vector(f"layer{layer}.v{head}: absmax", layout.head_words, x=value, reduce=Reduce.ABSMAX, reduce_scalar=0)
-        self.vector(f"layer{layer}.v{head}: quantise", layout.head_words, x=value, sink=Sink.V, **quantise, **where)
-        step = Step(Opcode.ATTEND, dict(where, group=self.model.group, head_words=layout.head_beats, bank=head % 2),
-                    f"layer{layer}.attend{head}")
+        self.vector(f"layer{layer}.v{head}: quantise", layout.head_words, x=value, sink=Sink.V,
+                    int4=int(layout.int4), **quantise, **where)
+        window = self.model.window(layer)
+        step = Step(Opcode.ATTEND, dict(
+            where, group=self.model.group, head_words=layout.head_beats, bank=head % 2, int4=int(layout.int4), bidirectional=0,
+            window=window, sinks=self.model.sinks if window else 0), f"layer{layer}.attend{head}")
         self.steps.append(step)
         return step
 
     def attended(self, layer, head, step):
         words = self.model.group * self.layout.head_words
+        step_size = {"mul2": Mul2.IMM, "imm1": bits_of(INT4_STEP)} if self.layout.int4 else {}
         self.vector(f"{step.label}: take", words, producer=step, source=Source.ATTEND, mul1=Mul1.STREAM, sink=Sink.X,
-                    d=("attn", head * words))
+                    d=("attn", head * words), **step_size)
 
     def ffn(self, layer):
         """Up to the activations of the down matrix."""
@@ -366,7 +395,7 @@ def _insert_loads(steps, placement):
 
     A table that is used before some stream is drained must be loaded before the step that fills the stream (see
     ``check_streams``): that step is where it is needed at the latest. A row of the shortlist is not loaded before all candidates
-    have come.
+    have come, and none before an END that its lane would not pass.
     """
     lanes, scratch = placement.layout.accel.token_lanes, Scratch(placement.layout.accel.p_words, rotate=True)
     first, last = {}, {}
@@ -381,6 +410,7 @@ def _insert_loads(steps, placement):
         if steps[i].table is not None:
             due[steps[i].table] = earliest
     waiting = deque(sorted(first, key=lambda name: (due[name], first[name])))
+    ends_before = list(itertools.accumulate((step.opcode is Opcode.END for step in steps), initial=0))
     shortlisted = max((i + 1 for i, step in enumerate(steps) if step.fields.get("sink") is Sink.TOPK), default=0)
     in_use, out = [], []
 
@@ -391,7 +421,7 @@ def _insert_loads(steps, placement):
         out.append(Step(Opcode.LOAD, dict(
             addr=table.address.offset, port_stride=table.address.port_stride, index_stride=table.address.index_stride,
             index=table.index, n_words=table.n_words, d_base=base, d_stride=table.n_words if table.per_token else 0,
-            rank=table.rank), name))
+            rank=table.rank, lane=table.lane), name))
         in_use.append(name)
 
     for i, step in enumerate(steps):
@@ -401,7 +431,7 @@ def _insert_loads(steps, placement):
             table = placement.tables[waiting[0]]
             if not scratch.fits(table.n_words * (lanes if table.per_token else 1)):
                 break
-            if table.index is Index.CANDIDATE and i < shortlisted:
+            if table.index is Index.CANDIDATE and (i < shortlisted or ends_before[first[waiting[0]]] > ends_before[i]):
                 break
             load()
         if step.table is not None:
@@ -443,9 +473,11 @@ def gathers(opcode, fields):
 
 
 def check_shortlist(steps):
-    """Raise ValueError unless the program waits for its shortlist where it can: with no stream open (see ``hw.isa``)."""
+    """Raise ValueError unless the program waits for its shortlist, and ends, where it can: with no stream open (see ``hw.isa``)."""
     drains, ended, open_until = _drains(steps), False, -1
     for i, step in enumerate(steps):
+        if step.opcode is Opcode.END and i <= open_until:
+            raise ValueError(f"Step {i} ({step.label}) ends the program while a stream waits for step {open_until}")
         if gathers(step.opcode, step.fields) and not ended:
             if i <= open_until:
                 raise ValueError(f"Step {i} ({step.label}) ends the shortlist while a stream waits for step {open_until}")

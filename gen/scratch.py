@@ -102,7 +102,7 @@ class Tracker:
     def issue(self, opcode, fields):
         """Waits (load, matmul, vector, attend) of the next descriptor, which is then taken as issued."""
         lanes = self._lanes
-        if opcode is Opcode.VECTOR and fields["tokens"] is Tokens.LAST and not fields["p_stride"]:
+        if opcode is Opcode.VECTOR and fields["tokens"] is not Tokens.ALL and not fields["p_stride"]:
             lanes = 1
         reads, writes = accesses(opcode, fields, lanes)
         needed = dict.fromkeys(UNITS, 0)

@@ -17,7 +17,7 @@ from . import fit
 from .assemble import place, split_rows
 from .pack import ZERO_BYTE
 from .place import ALIGN_BYTES, ROWS_BYTES, Layout, apart, pad_to, rope_table
-from .program import compile_program
+from .program import PROGRAMS, compile_program
 from .tokenizer import Tokenizer
 
 __all__ = ["EMBEDDING_ROWS", "Synthetic", "fill_cache", "synthetic"]
@@ -37,17 +37,18 @@ class Synthetic:
     read_bytes: int
 
 
-def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1):
-    """A :class:`Synthetic` with programs ``decode``, ``prefill``, ``first_layer`` (prefill of one layer) and ``read``.
+def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1, sequences=1, kv="int8"):
+    """A :class:`Synthetic` with the programs of an image, ``first_layer`` (prefill of one layer) and ``read``.
 
     Raises :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small.
     """
     plan = fit.head_plan(model, accel, head)
-    layout = Layout(model, accel, context)
+    layout = Layout(model, accel, context, kv=kv)
+    layout = replace(layout, pages=min(layout.pages_of(sequences), accel.max_pages))
     placement, size, cache_bytes = place(layout, _Scales(layout), embedding_rows=EMBEDDING_ROWS, plan=plan)
     one_layer = replace(placement, layout=replace(layout, model=replace(model, n_layers=1)))
-    programs = {"decode": compile_program(placement, head=True), "prefill": compile_program(placement, head=False),
-                "first_layer": compile_program(one_layer, head=False)}
+    programs = {name: compile_program(placement, name) for name in PROGRAMS}
+    programs["first_layer"] = compile_program(one_layer, "prefill")
     fit.require(layout, programs)
     code = {key: program.encode() for key, program in programs.items()}
     code["read"], read_bytes = _read_program(accel, size)
@@ -66,25 +67,33 @@ def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1):
         size += pad_to(len(text), ALIGN_BYTES)
     header = {"isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": name,
               "model": model.to_json(), "vocab": EMBEDDING_ROWS, "context": context, "tokenizer": Tokenizer("none").header(),
-              "head": asdict(plan),
+              "head": asdict(plan), "cache": layout.cache_header(),
               "payload_bytes": len(payload), "cache_bytes": cache_bytes, "programs": listed}
     return Synthetic(header, payload, placement, programs, read_bytes)
 
 
 def fill_cache(cache, layout, n_positions, seed=2):
-    """Random legal records for the first positions of every layer and KV head in the cache window ``cache`` (uint8)."""
+    """Random legal records for the first positions of every layer and KV head in the cache window ``cache`` (uint8), as they lie in
+    pages 0, 1, 2, ..."""
     rng, n_ports = np.random.default_rng(seed), layout.accel.n_ports
     regions, _ = layout.cache()
-    pad, dim, scales_at = layout.head_pad, layout.model.head_dim, layout.head_pad
+    row_bytes = (layout.record_bytes - max(8, layout.accel.port_bytes)) // 2      # of a key, or a value
+    dim = layout.model.head_dim // 2 if layout.int4 else layout.model.head_dim
     for address in regions.values():
         for port in range(n_ports):
             n = len(range(port, n_positions, n_ports))
             start = address.offset + port * address.port_stride
             records = cache[start:start + n * layout.record_bytes].reshape(n, layout.record_bytes)
-            for at in (0, layout.record_bytes - pad):
-                records[:, at:at + dim] = rng.integers(-127, 128, (n, dim), np.int8).view(np.uint8)
+            for at in (0, layout.record_bytes - row_bytes):
+                records[:, at:at + dim] = _int4_pairs(rng, n, dim) if layout.int4 else \
+                    rng.integers(-127, 128, (n, dim), np.int8).view(np.uint8)
             scales = rng.uniform(0.01, 0.03, (n, 2)).astype("<f4")
-            records[:, scales_at:scales_at + 8] = scales.view(np.uint8)
+            records[:, row_bytes:row_bytes + 8] = scales.view(np.uint8)
+
+
+def _int4_pairs(rng, *shape):
+    low, high = (rng.integers(-7, 8, shape, np.int8).view(np.uint8) & 15 for _ in range(2))
+    return low | high << 4
 
 
 class _Scales:

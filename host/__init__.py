@@ -1,8 +1,13 @@
 """The driver: registers and buffers, numpy in and out; runs on the board and on the simulator alike."""
 
-from .accelerator import Accelerator, Stats
+from .accelerator import Accelerator
+from .draft import Draft, PromptLookup
 from .errors import CelosiaError, DeviceTimeout, ProgramError
 from .image import Image
+from .pages import CacheFull
 from .sampling import Candidates, Sampler
+from .sequence import Sequence
+from .stats import Stats
 
-__all__ = ["Accelerator", "Candidates", "CelosiaError", "DeviceTimeout", "Image", "ProgramError", "Sampler", "Stats"]
+__all__ = ["Accelerator", "CacheFull", "Candidates", "CelosiaError", "DeviceTimeout", "Draft", "Image", "ProgramError", "PromptLookup",
+           "Sampler", "Sequence", "Stats"]

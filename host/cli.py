@@ -47,11 +47,14 @@ def main():
     """From a transformer checkpoint to a working accelerator on an edge FPGA."""
 
 
-def image_of(model, config):
-    """An ``Image``: of a file, or of a model by name, packed for the configuration (the packer must be installed)."""
-    if model.endswith(".img"):
-        return Image.open(model)
-    return Image.open(plugin("images", "packer")(model, config))
+def image_of(model, config, **cache):
+    """An ``Image``: of a file, or of a model by name, packed for the configuration (the packer must be installed) with the options
+    ``cache`` (kv, window, sinks)."""
+    if not model.endswith(".img"):
+        return Image.open(plugin("images", "packer")(model, config, **cache))
+    if cache:
+        raise click.UsageError(f"--{' and --'.join(cache)} must be given to celosia pack; {model} has been packed")
+    return Image.open(model)
 
 
 def _device_options(backend, config, memory, seed):
@@ -73,13 +76,18 @@ def _device_options(backend, config, memory, seed):
               help="Keep candidates of this total probability.")
 @click.option("--seed", type=int, help="Of the draws, and of the memory's stalls.")
 @click.option("--chunk", type=click.IntRange(min=1), help="Prompt tokens a run; default: all token lanes.")
+@click.option("--speculate", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Verify up to so many tokens, guessed from the text before them, in one run; the text stays the same.")
+@click.option("--kv", help="Format of keys and values in the cache: int8 or int4.")
+@click.option("--window", type=click.IntRange(min=0), help="Positions that a token sees; default: the model's.")
+@click.option("--sinks", type=click.IntRange(min=0), help="First positions that every token sees beside a window.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")
 @click.option("--check", is_flag=True, help="Compare every step's candidates with the golden machine, bit for bit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, memory, check,
-        as_json):
+def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, speculate, kv, window,
+        sinks, memory, check, as_json):
     """Continue a text, token by token."""
-    image = image_of(model, config)
+    image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks))
     tokenizer = tokenizer_of(image)
     prompt_tokens, shown_prompt = _prompt_tokens(tokenizer, image.header["vocab"], prompt, prompt_ids, chat)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -92,7 +100,8 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         show = tokenizer.stream(prompt_tokens)
         if not as_json:
             click.echo(shown_prompt, nl=False)
-        for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, **sampling):
+        for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, speculate=speculate,
+                                    **sampling):
             tokens.append(token)
             if not as_json:
                 click.echo(show(token), nl=False)
@@ -108,6 +117,7 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         "text": tokenizer.continuation(prompt_tokens, tokens), "cycles": stats.cycles, "prefill_cycles": stats.prefill_cycles,
         "clock_mhz": stats.clock_mhz, "cycles_per_token": _finite(stats.cycles_per_token),
         "tokens_per_s": _finite(stats.tokens_per_s), "counters": stats.counters,
+        "proposed_tokens": stats.proposed_tokens, "accepted_tokens": stats.accepted_tokens,
     }
     if check:
         result["identical_to_golden"] = _same_as_golden(image, config, prompt_tokens, tokens, steps, as_json)
@@ -158,9 +168,15 @@ def _summary(result, stats):
     if stats.new_tokens:
         click.echo(f"{stats.cycles_per_token:,.0f} cycles a token, {stats.tokens_per_s:,.0f} tokens a second at "
                    f"{stats.clock_mhz:g} MHz (simulated, configuration {result['config']})")
+    if stats.proposed_tokens:
+        click.echo(f"{stats.accepted_tokens} of {stats.proposed_tokens} guessed tokens were right")
     if "identical_to_golden" in result:
         click.echo("identical to the golden model: " + ("yes, every candidate of every step, bit for bit"
                                                         if result["identical_to_golden"] else "NO"))
+
+
+def _given(**options):
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _finite(value):

@@ -73,7 +73,7 @@ def _load(state, image_of, config):
 
 def _refusal(accel):
     try:
-        accel.run("decode", [], 0)
+        accel.launch("decode", [], [])
     except ProgramError as error:
         if error.code == "LAUNCH":
             accel.reset()

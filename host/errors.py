@@ -26,8 +26,10 @@ class ProgramError(CelosiaError):
         "AXI_READ": "the memory answered a read with an error",
         "AXI_WRITE": "the memory answered a write with an error",
         "WATCHDOG": "nothing moved for the watchdog's time; the memory may not answer",
-        "LAUNCH": "the number of tokens or the first position is out of range",
+        "LAUNCH": "the number of tokens, a position or a slot is out of range, or lanes of a sequence do not follow one another",
         "FETCH": "the program has no END",
+        "PAGE": "a position is read that has no page in its sequence's table",
+        "OWNER": "a position is written whose page does not belong to its sequence",
     }
 
     def __init__(self, code, index):

@@ -19,7 +19,7 @@ _PAGE_BYTES = 4096
 _DIGEST_BYTES = 32
 _START = struct.Struct("<8sII")
 _NEEDED = ("isa_version", "config", "config_digest", "name", "vocab", "context", "tokenizer", "payload_bytes", "cache_bytes",
-           "programs")
+           "cache", "programs")
 
 
 class Image:
@@ -29,7 +29,7 @@ class Image:
     -------
     header : dict
         What the image says of itself: ``name``, ``config``, ``config_digest``, ``isa_version``, ``context``, ``vocab``,
-        ``tokenizer``, ``cache_bytes``, ``programs`` ({name: {"offset", "count"}}), ...
+        ``tokenizer``, ``cache_bytes``, ``cache`` (its pages and where they lie), ``programs`` ({name: {"offset", "count"}}), ...
     payload : numpy.ndarray
         uint8, the model window.
     digest : str

@@ -48,6 +48,11 @@ class Sampler:
         self._temperature, self._top_k, self._top_p = temperature, top_k, top_p
         self._rng = np.random.default_rng(seed)
 
+    @property
+    def greedy(self):
+        """Whether it takes the best candidate."""
+        return self._temperature == 0
+
     def __call__(self, candidates):
         """Token id chosen from :class:`Candidates`."""
         if self._temperature == 0:

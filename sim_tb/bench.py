@@ -88,8 +88,8 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         check_layer(config, model, head=head, kv=kv)
 
     made = synthetic(_cut(model, layers), accel, positions, name=shape.name, head=head, kv=kv, sequences=sequences)
-    with _Runs(config, made, memory) as runs:
-        fill_cache(runs.cache, made.placement.layout)
+    with _Runs(config, made, memory, sequences=sequences) as runs:
+        fill_cache(runs.cache, made.placement.layout, _positions(made))
         say("pure reading")
         read = runs.run("read", 1, 0)
         pure = _bytes(read, accel) / read["CYCLES"]
@@ -142,7 +142,7 @@ def layer_timeline(config, shape, *, context=0, memory="kv260"):
     accel = _config(config)
     made = synthetic(replace(shape.model, n_layers=2), accel, context + accel.token_lanes, name=shape.name, head="ternary")
     with _Runs(config, made, memory) as runs:
-        fill_cache(runs.cache, made.placement.layout)
+        fill_cache(runs.cache, made.placement.layout, _positions(made))
         runs.device.trace(True)
         runs.run("prefill", _chunk(context, accel.token_lanes))
         return timeline(events(made.programs["prefill"].steps, runs.device.finished))
@@ -184,14 +184,14 @@ def check_layer(config, model, *, head="shortlist", kv="int8"):
     last = _CHECK_PAST + accel.token_lanes
     made = synthetic(small, accel, last + accel.token_lanes, head=head, kv=kv, sequences=2)
     machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
-    fill_cache(machine.cache, made.placement.layout)
-    with _Runs(config, made, "kv260") as runs:
-        for page in runs.pages:
-            machine.pages.do(*page)
+    fill_cache(machine.cache, made.placement.layout, _positions(made))
+    with _Runs(config, made, "kv260", sequences=2) as runs:
+        for slot, pages in enumerate(runs.pages):
+            machine.pages.give(slot, pages)
         runs.cache[:] = machine.cache
         mixed = [(1, _CHECK_PAST), *((0, last + 1 + i) for i in range(min(2, accel.token_lanes - 1)))]
         for program, lanes in (("decode", _chunk(_CHECK_PAST, accel.token_lanes)), ("decode", [(0, last)]), ("batch", mixed)):
-            golden = machine.run(program, _ids(lanes), lanes)
+            machine.run(program, _ids(lanes), lanes)
             runs.run(program, lanes)
             where = f"{len(lanes)} tokens at {lanes[0][1]}"
             assert (runs.cache == machine.cache).all(), f"cache of {where} differs from the golden machine's"
@@ -205,6 +205,12 @@ def check_layer(config, model, *, head="shortlist", kv="int8"):
 def _cut(model, layers):
     """``model`` with its first ``layers`` layers."""
     return replace(model, n_layers=layers, windows=model.windows[:layers])
+
+
+def _positions(made):
+    """Positions of all pages of a cache."""
+    cache = made.header["cache"]
+    return cache["pages"] * cache["page_positions"]
 
 
 def _chunk(first_position, n):
@@ -227,20 +233,21 @@ def _drafted(text, most, counters_of, say):
 
 
 class _Runs:
-    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters. Every sequence has all its pages,
-    one after the other: ``pages`` are the commands (op, page, index, slot) that gave them."""
+    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters. There are ``sequences`` (slots 0, 1,
+    ..) that hold all positions of the context, in the ``pages`` of each."""
 
-    def __init__(self, config, made, memory):
+    def __init__(self, config, made, memory, sequences=1):
         size = len(made.payload) + made.header["cache_bytes"] + _PAGE_BYTES
         self.device = open_device(config, memory=memory, memory_bytes=size)
         self._accel = Accelerator(self.device)
         self._accel.load(Image(made.header, made.payload, ""))
+        self._accel.sequence(written=made.header["context"])      # its pages: 0, 1, 2, ...
         at = self.device.manifest["registers"]["CACHE_BASE"]
         base = self.device.read32(at) | self.device.read32(at + 4) << 32
         self.cache = self.device.peek(base, made.header["cache_bytes"])
         self.wall_s = 0.0
-        places = self._accel.sequences_of_whole_cache()
-        self.pages = places
+        self._sequences = [self._accel.sequence(written=made.header["context"]) for _ in range(sequences)]
+        self.pages = [self._accel.pages.table(sequence.slot) for sequence in self._sequences]
 
     def __enter__(self):
         return self
@@ -252,7 +259,7 @@ class _Runs:
     def run(self, program, lanes):
         """{counter: value} of one run on tokens made up, for lanes (slot, position)."""
         before, began = dict(self._accel.stats.counters), time.monotonic()
-        self._accel.launch(program, [(slot, position, token) for (slot, position), token in zip(lanes, _ids(lanes))])
+        self._accel.launch(program, _ids(lanes), lanes)
         self.wall_s += time.monotonic() - began
         return {name: value - before.get(name, 0) for name, value in self._accel.stats.counters.items()}
 
@@ -272,10 +279,8 @@ class _Runs:
 
     def candidates(self, lane):
         """[(token, bits of the logit)] of a lane of the last run, best first."""
-        manifest = self.device.manifest
-        count = self.device.read32(manifest["registers"]["TOPK_COUNT"])
-        base = manifest["topk_offset"] + lane * manifest["topk_lane_bytes"]
-        return [(self.device.read32(base + 8 * i), self.device.read32(base + 8 * i + 4)) for i in range(count)]
+        found = self._accel.candidates(lane)
+        return list(zip(found.tokens.tolist(), found.logits.view(np.uint32).tolist()))
 
 
 def _config(name):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from celosia.gen.model import HEADS, KV_FORMATS
+from celosia.gen.model import HEADS
+from celosia.gen.place import KV_FORMATS
 from celosia.gen.shapes import SHAPES, shape_of
 
 from . import bench as benches

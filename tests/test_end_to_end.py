@@ -153,7 +153,7 @@ def test_bad_requests_are_one_sentence(accel):
     with pytest.raises(ValueError, match="^Token ids must be 0 to 255, not 256$"):
         accel.prefill([256])
     with pytest.raises(ProgramError, match="LAUNCH"):
-        accel.run("decode", [], 0)
+        accel.launch("decode", [], [])
 
 
 def test_command_line_prints_one_object():

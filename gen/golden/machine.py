@@ -1,8 +1,9 @@
 """The golden machine: runs the program of an image, descriptor by descriptor, on a memory of bytes.
 
 It has what the accelerator has: a model window and a cache window, scratch X and P, activation and query banks, scalar
-registers, the streams between units. It reads weights from packed bytes, embedding rows and records as the ports do, and takes
-the arithmetic of each unit from its golden function. Descriptors run one after the other, in program order.
+registers, the streams between units, the page tables of the cache. It reads weights from packed bytes, embedding rows and records
+as the ports do, and takes the arithmetic of each unit from its golden function. Descriptors run one after the other, in program
+order.
 """
 
 import hashlib
@@ -14,13 +15,15 @@ import numpy as np
 import torch
 
 from celosia.gen.golden.attention import attend
-from celosia.gen.golden.vector import VectorState, best, run_vector
+from celosia.gen.golden.pages import PageTables
+from celosia.gen.golden.records import Region, low_four, ranges_read
+from celosia.gen.golden.vector import VectorState, accepted, best, run_vector
 from celosia.hw import isa
 from celosia.hw.formats import TRITS_PER_BYTE, unpack_trit_byte
 from celosia.hw.isa import DESCRIPTOR_BYTES, Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
 from celosia.hw.regs import Error
 
-__all__ = ["Machine", "MachineError"]
+__all__ = ["Machine", "MachineError", "lanes_of"]
 
 _TRITS = torch.tensor([unpack_trit_byte(byte) if byte < 3**TRITS_PER_BYTE else [0] * TRITS_PER_BYTE for byte in range(256)],
                       dtype=torch.int8)
@@ -34,8 +37,13 @@ class MachineError(RuntimeError):
         self.code, self.index = Error.NAMES[code], index
 
 
+def lanes_of(first_position, n_tokens, slot=0):
+    """Lanes [(slot, position)] of one segment."""
+    return [(slot, first_position + t) for t in range(n_tokens)]
+
+
 class Machine:
-    """One accelerator of configuration ``config``.
+    """One accelerator of configuration ``config``. ``pages`` are its :class:`PageTables`, which outlive a reset of the units.
 
     Parameters
     ----------
@@ -50,6 +58,7 @@ class Machine:
         self.model, self.cache, self.config = model, cache, config
         self.header = header
         self._programs, self._weights = {}, {}
+        self.pages = PageTables.of(config)
         self.reset()
 
     @classmethod
@@ -72,42 +81,64 @@ class Machine:
         self._query_scale = torch.full((2, c.token_lanes, c.max_queries), float("nan"))
         self._kv = {sink: (torch.zeros(c.token_lanes, size, dtype=torch.int8), torch.zeros(c.token_lanes))
                     for sink in (Sink.K, Sink.V)}
-        self._offered, self._shortlist = [], None
+        self._offered, self._shortlists = {}, None
 
-    def run(self, program, token_ids, first_position):
+    def run(self, program, token_ids, lanes):
         """Run a program of the image, or (offset, count) in the model window, on up to ``token_lanes`` tokens.
 
-        Returns the candidates [(token, logit)], best first (none from a program without a head). Raises MachineError.
+        ``lanes`` gives (slot, position) of each. Returns the candidates [(token, logit)] of the last lane, best first (none from a
+        program without a head). Raises MachineError.
         """
-        for index, (opcode, _, fields) in enumerate(self.begin(program, token_ids, first_position)):
+        for index, (opcode, _, fields) in enumerate(self.begin(program, token_ids, lanes)):
             if opcode is not Opcode.END:
                 self.execute(index, opcode, fields)
         return self.candidates()
 
-    def begin(self, program, token_ids, first_position):
-        """Set up a run; returns the descriptors [(opcode, waits, fields)] up to END."""
-        n = len(token_ids)
-        if not 1 <= n <= self.config.token_lanes:
-            raise MachineError(Error.LAUNCH, 0, f"it must have 1 to {self.config.token_lanes} tokens, not {n}")
-        if not 0 <= first_position <= self.config.max_positions - n:
-            raise MachineError(Error.LAUNCH, 0, f"positions must be within {self.config.max_positions}, "
-                                                f"not {first_position} to {first_position + n - 1}")
-        self._token_ids, self._n, self._first = list(token_ids), n, first_position
+    def begin(self, program, token_ids, lanes):
+        """Set up a run; returns the descriptors [(opcode, waits, fields)] up to the END that ends it."""
+        self._segments = self._check_launch(token_ids, lanes)
+        self._token_ids, self._lanes, self._n = list(token_ids), list(lanes), len(lanes)
         self._vector.kept.zero_()
-        self._offered, self._shortlist, self._rows = [], None, deque()
+        self._offered, self._shortlists, self._rows = {}, None, deque()
         if isinstance(program, str):
             where = self.header["programs"][program]
             program = where["offset"], where["count"]
-        if program not in self._programs:
-            self._programs[program] = self._decode(*program)
-        return self._programs[program]
+        return self._decode(*program)
 
-    def candidates(self):
-        """What the top-k unit of the last run holds: [(token, logit)]."""
-        if not self._offered:
+    def _check_launch(self, token_ids, lanes):
+        """Segments [(slot, first position, first lane, lanes)]; MachineError LAUNCH."""
+        def need(ok, rule):
+            if not ok:
+                raise MachineError(Error.LAUNCH, 0, rule)
+
+        c, n = self.config, len(token_ids)
+        need(len(lanes) == n, f"tokens and lanes must be as many, not {n} and {len(lanes)}")
+        need(1 <= n <= c.token_lanes, f"it must have 1 to {c.token_lanes} tokens, not {n}")
+        segments = []
+        for t, (slot, position) in enumerate(lanes):
+            need(0 <= slot < c.max_sequences, f"slots must be 0 to {c.max_sequences - 1}, not {slot}")
+            need(0 <= position < c.max_positions, f"positions must be within {c.max_positions}, not {position}")
+            if t and lanes[t - 1][0] == slot:
+                need(lanes[t - 1][1] + 1 == position, f"position {position} of slot {slot} must follow {lanes[t - 1][1]}")
+                segments[-1][3] += 1
+            else:
+                need(slot not in [segment[0] for segment in segments], f"lanes of slot {slot} must lie side by side")
+                segments.append([slot, position, t, 1])
+        return segments
+
+    def candidates(self, lane=None):
+        """What the top-k unit of the last run holds of a token lane, by default the last: [(token, logit)]."""
+        offered = self._offered.get(self._n - 1 if lane is None else lane)
+        if not offered:
             return []
-        tokens, values = best(*(torch.cat(part) for part in zip(*self._offered)), self.config.top_k)
+        tokens, values = best(*(torch.cat(part) for part in zip(*offered)), self.config.top_k)
         return list(zip(tokens.tolist(), values.tolist()))
+
+    def accepted(self):
+        """Register ACCEPTED after a run: bit t where the token of lane t is what its segment would have said."""
+        firsts = {segment[2] for segment in self._segments}
+        found = [self.candidates(lane) for lane in range(self._n)]
+        return accepted([t in firsts for t in range(self._n)], self._token_ids, [each[0][0] if each else None for each in found])
 
     def execute(self, index, opcode, fields):
         """Run one descriptor. LOAD, MATMUL and ATTEND read memory; MATMUL and ATTEND leave words for a later VECTOR."""
@@ -123,16 +154,25 @@ class Machine:
     # Descriptors
 
     def _decode(self, offset, count):
-        steps = []
+        steps = self._programs.setdefault((offset, count), [])
         for index in range(count):
+            if index < len(steps):
+                if self._ends(steps[index]):
+                    return steps[:index + 1]
+                continue
             raw = self._window(index, self.model, offset + index * DESCRIPTOR_BYTES, DESCRIPTOR_BYTES).tobytes()
             try:
                 steps.append(isa.unpack(raw))
             except ValueError as error:
                 raise MachineError(Error.OPCODE, index, str(error)) from None
-            if steps[-1][0] is Opcode.END:
-                return steps
+            if self._ends(steps[-1]):
+                return list(steps)
         raise MachineError(Error.FETCH, max(count - 1, 0), "the program must end with END")
+
+    def _ends(self, step):
+        """Whether a descriptor is an END that ends this run."""
+        opcode, _, fields = step
+        return opcode is Opcode.END and (not fields["above"] or self._n <= fields["above"])
 
     def _window(self, index, window, start, size, code=Error.READ_WINDOW):
         if start + size > len(window):
@@ -144,25 +184,26 @@ class Machine:
         return np.stack([self._window(index, self.model, fields["addr"] + p * fields["port_stride"] + offset, size)
                          for p in range(self.config.n_ports)])
 
-    def _gathered(self, index, rank):
-        """Number of the candidate of ``rank`` in the shortlist, which ends with the first that is asked for."""
-        if self._shortlist is None:
-            self._shortlist = [token for token, _ in self.candidates()]
-            self._offered = []
-        if rank >= len(self._shortlist):
-            raise ValueError(f"Descriptor {index} asks for candidate {rank} of {len(self._shortlist)}")
-        return self._shortlist[rank]
+    def _gathered(self, index, f):
+        """Number of the candidate of ``rank`` in a lane's shortlist; all shortlists end with the first that is asked for."""
+        if self._shortlists is None:
+            self._shortlists = [[token for token, _ in self.candidates(lane)] for lane in range(self._n)]
+            self._offered = {}
+        shortlist = self._shortlists[min(f["lane"], self._n - 1)]
+        if f["rank"] >= len(shortlist):
+            raise ValueError(f"Descriptor {index} asks for candidate {f['rank']} of {len(shortlist)}")
+        return shortlist[f["rank"]]
 
     # Units
 
     def _load(self, index, f):
         c = self.config
         if f["index"] is Index.CANDIDATE:
-            f = f | {"addr": f["addr"] + self._gathered(index, f["rank"]) // c.row_quantum * f["index_stride"],
+            f = f | {"addr": f["addr"] + self._gathered(index, f) // c.row_quantum * f["index_stride"],
                      "index": Index.NONE}
         row_bytes = f["n_words"] * c.vector_lanes * 4 // c.n_ports
         rows = {Index.NONE: [0], Index.TOKEN: self._token_ids,
-                Index.POSITION: range(self._first, self._first + self._n)}[f["index"]]
+                Index.POSITION: [position for _, position in self._lanes]}[f["index"]]
         for r, row in enumerate(rows):
             ports = self._ports(index, f, row * f["index_stride"], row_bytes).reshape(c.n_ports, -1, c.port_bytes)
             words = torch.from_numpy(ports.transpose(1, 0, 2).copy().view("<f4").reshape(f["n_words"], c.vector_lanes))
@@ -173,9 +214,9 @@ class Machine:
         c = self.config
         if f["gather"]:
             matrix_bytes = f["planes"] * f["n_row_groups"] * f["n_col_blocks"] * c.port_bytes
-            f = f | {"addr": f["addr"] + self._gathered(index, f["rank"]) // c.row_quantum * matrix_bytes}
+            f = f | {"addr": f["addr"] + self._gathered(index, f) // c.row_quantum * matrix_bytes}
         weights = self._unpacked(index, f)
-        act = self._act[f["bank"], :1 if f["tokens"] is Tokens.LAST else self._n, :weights.shape[1]]
+        act = self._act[f["bank"], :self._n if f["tokens"] is Tokens.ALL else 1, :weights.shape[1]]
         acc = (act.to(weights.dtype) @ weights.T).to(torch.int64)
         if acc.abs().max() >= 1 << (c.accumulator_bits - 1):
             raise AssertionError(f"Descriptor {index}: a sum does not fit {c.accumulator_bits} bits")
@@ -207,17 +248,17 @@ class Machine:
 
     def _run_vector(self, index, f):
         try:
-            words = run_vector(f, (self._n, self._first), self._vector)
+            words = run_vector(f, self._n, self._vector)
         except ValueError as error:
             raise MachineError(Error.SIZE, index, str(error)) from None
         sink, lanes = f["sink"], self.config.vector_lanes
         if sink is Sink.TOPK:
-            self._shortlist = None
-            self._offered.append(words.offer())
+            self._shortlists = None
+            self._offer(words.offer())
         elif sink is Sink.RESCORE:
-            if self._shortlist is None:
+            if self._shortlists is None:
                 raise ValueError(f"Descriptor {index} rescores a shortlist, and nothing asked for its candidates")
-            self._offered.append(words.offer(self._shortlist, self.config.row_quantum))
+            self._offer(words.offer(self._shortlists, self.config.row_quantum))
         elif sink not in (Sink.NONE, Sink.X):
             bank = {Sink.ACT: lambda: self._act[f["bank"]], Sink.Q: lambda: self._query[f["bank"], :, f["head"]],
                     Sink.K: lambda: self._kv[sink][0], Sink.V: lambda: self._kv[sink][0]}[sink]()
@@ -227,44 +268,69 @@ class Machine:
             elif sink is not Sink.ACT:
                 self._kv[sink][1][words.token] = words.scale
             if sink is Sink.V:
+                for codes, _ in self._kv.values() if f["int4"] else ():
+                    codes.copy_(low_four(codes))
                 self._rows.append([tensor[:self._n].clone() for pair in self._kv.values() for tensor in pair])
                 self._write_records(index, f)
 
-    def _records(self, index, f, head_size, positions, code):
-        """Byte offsets (positions, record bytes) in the cache window."""
-        c = self.config
-        scales = max(8, c.port_bytes)
-        record = 2 * head_size + scales
-        start = f["addr"] + (positions % c.n_ports) * f["port_stride"] + positions // c.n_ports * record
-        if len(start) and start.max() + record > len(self.cache):
-            self._window(index, self.cache, int(start.max()), record, code)
-        return start[:, None] + np.arange(record)
+    def _offer(self, found):
+        for lane, offered in found.items():
+            self._offered.setdefault(lane, []).append(offered)
+
+    def _where(self, index, region, slot, positions, writes):
+        """Byte offsets (positions, record bytes) in the cache window of positions of a slot, to be read or written.
+
+        What the page tables do not allow is an error: OWNER of writes, PAGE of reads.
+        """
+        pages, size = {}, self.config.page_positions
+        for entry in dict.fromkeys((positions // size).tolist()):
+            pages[entry] = (self.pages.to_write if writes else self.pages.to_read)(slot, entry)
+            if pages[entry] is None:
+                kind = "of its own" if writes else "of its own or a shared one"
+                raise MachineError(Error.OWNER if writes else Error.PAGE, index,
+                                   f"slot {slot} must have a page {kind} for positions {entry * size} to {(entry + 1) * size - 1}")
+        start = region.offsets(positions, pages)
+        if len(start) and start.max() + region.record_bytes > len(self.cache):
+            self._window(index, self.cache, int(start.max()), region.record_bytes,
+                         Error.WRITE_WINDOW if writes else Error.READ_WINDOW)
+        return start[:, None] + np.arange(region.record_bytes)
 
     def _write_records(self, index, f):
         head_size = f["n_words"] * self.config.vector_lanes
-        where = self._records(index, f, head_size, np.arange(self._first, self._first + self._n), Error.WRITE_WINDOW)
-        records = np.zeros(where.shape, np.uint8)
-        key, key_scale, value, value_scale = self._rows[-1]
-        records[:, :head_size] = key[:, :head_size].numpy().view(np.uint8)
-        records[:, head_size:head_size + 8] = torch.stack((key_scale, value_scale), 1).numpy().view(np.uint8)
-        records[:, -head_size:] = value[:, :head_size].numpy().view(np.uint8)
-        self.cache[where] = records
+        region = Region(self.config, f, head_size)
+        for slot, position, lane, n in self._segments:
+            where = self._where(index, region, slot, position + np.arange(n), True)
+            self.cache[where] = region.pack(*(part[lane:lane + n] for part in _of_size(self._rows[-1], head_size)))
 
     def _attend(self, index, f):
         c, head_size = self.config, f["head_words"] * self.config.port_bytes
-        records = self.cache[self._records(index, f, head_size, np.arange(self._first), Error.READ_WINDOW)]
-        scales = torch.from_numpy(records[:, head_size:head_size + 8].copy().view("<f4"))
+        region = Region(c, f, head_size)
+        pasts = [self._past(index, f, region, slot, first) for slot, first, _, _ in self._segments]
         if not self._rows:
             raise ValueError(f"Descriptor {index}: ATTEND takes the keys and values of a chunk, and none came")
-        key, key_scale, value, value_scale = self._rows.popleft()
-        past_key, past_value = (torch.from_numpy(part.copy().view(np.int8))
-                                for part in (records[:, :head_size], records[:, -head_size:]))
-        acc, scale = attend(
-            self._query[f["bank"], :self._n, :f["group"], :head_size], self._query_scale[f["bank"], :self._n, :f["group"]],
-            torch.cat((past_key, key[:, :head_size])), torch.cat((scales[:, 0], key_scale)),
-            torch.cat((past_value, value[:, :head_size])), torch.cat((scales[:, 1], value_scale)), self._first, c.n_ports)
-        acc = acc.reshape(-1, c.vector_lanes)
-        self._vector.push_attend(acc, scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
+        rows = _of_size(self._rows.popleft(), head_size)
+        for past, (_, first, lane, n) in zip(pasts, self._segments):
+            own = slice(lane, lane + n)
+            acc, scale = attend(
+                self._query[f["bank"], own, :f["group"], :head_size], self._query_scale[f["bank"], own, :f["group"]],
+                *(torch.cat((old, new[own])) for old, new in zip(past, rows)), first, c.n_ports,
+                window=f["window"], sinks=f["sinks"], bidirectional=bool(f["bidirectional"]))
+            self._vector.push_attend(acc.reshape(-1, c.vector_lanes),
+                                     scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
+
+    def _past(self, index, f, region, slot, first):
+        """(keys, their scales, values, theirs) of the positions before ``first``; zeros where ATTEND does not read."""
+        past = region.unpack(np.zeros((first, region.record_bytes), np.uint8))
+        for start, end in ranges_read(first, f["window"], f["sinks"], self.config.n_ports):
+            where = self._where(index, region, slot, np.arange(start, end), False)
+            for whole, part in zip(past, region.unpack(self.cache[where])):
+                whole[start:end] = part
+        return past
+
+
+def _of_size(rows, head_size):
+    """(key, scales, value, scales) of a run, heads cut to ``head_size`` elements."""
+    return [part[:, :head_size] if part.ndim == 2 else part for part in rows]
 
 
 def size_fits(config, opcode, f, n_tokens):
@@ -273,6 +339,8 @@ def size_fits(config, opcode, f, n_tokens):
         return f[base] + (rows - 1) * f[stride] + f["n_words"]
 
     max_group = config.max_queries // config.token_lanes
+    if "tokens" in f and f["tokens"] is Tokens.LANE and f["lane"] >= n_tokens:
+        return False
     if opcode is Opcode.LOAD:
         rows = n_tokens if f["index"] in (Index.TOKEN, Index.POSITION) else 1
         return (f["n_words"] and end("d_base", "d_stride", rows) <= config.p_words

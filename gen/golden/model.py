@@ -13,8 +13,9 @@ from celosia.gen.golden import f32, ops
 from celosia.gen.golden.attention import attend
 from celosia.gen.golden.vector import best, topk
 
-__all__ = ["GoldenModel"]
+__all__ = ["KV_TOPS", "GoldenModel"]
 
+KV_TOPS = {"int8": (127, 127), "int4": (7, 7), "k8v4": (127, 7)}    # largest code of a key and of a value in the cache
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -33,15 +34,23 @@ class GoldenModel:
         Row j holds cos and sin of position j in turn: (cos_0, sin_0, cos_1, ...). Its length is the context.
     n_slices, head_quantum : int
         Ports of the accelerator, and bytes of a port.
+    kv : str
+        Codes of the cache: a name of ``KV_TOPS``. Codes within -7 .. 7 take four bits of memory; they are kept here as int8,
+        and their scale is that of int8: the step 127 / 7 is a factor of the queries and of the output.
+
+    Windows and sinks are those of the model's layers. ValueError for another ``kv``.
     """
 
-    def __init__(self, model, rope, *, n_slices=1, head_quantum=1):
+    def __init__(self, model, rope, *, n_slices=1, head_quantum=1, kv="int8"):
+        if kv not in KV_TOPS:
+            raise ValueError(f"Codes of the cache must be one of {', '.join(KV_TOPS)}, not {kv!r}")
         c = self.config = model.config
+        self._key_top, self._value_top = KV_TOPS[kv]
         self.context = len(rope)
         self._model, self._n_slices = model, n_slices
         self._head_pad = -(-c.head_dim // head_quantum) * head_quantum
         self._cos, self._sin = rope[:, 0::2], rope[:, 1::2]
-        self._factor = ops.number(math.log2(math.e) / math.sqrt(c.head_dim))
+        self._factor = ops.number(math.log2(math.e) / math.sqrt(c.head_dim) * (127 / self._key_top))
         self._weights = [{name: _exact(getattr(layer, name)) for name in _MATRICES} for layer in model.layers]
         self._head = ops.exact_weights(model.head.weights, 121)
         self._coarse = model.coarse and ops.exact_weights(model.coarse.weights, (3**model.plan.planes - 1) // 2)
@@ -122,9 +131,9 @@ class GoldenModel:
         q, k, v = (self._linear(i, name, codes, scale).view(n, -1, c.head_dim) for name in "qkv")
         cos, sin = self._cos[now], self._sin[now]
         q, q_scale = ops.quantise_row(ops.rope(q, cos, sin))
-        for cache, cache_scale, x in ((self.keys, self.key_scales, ops.rope(k, cos, sin)),
-                                      (self.values, self.value_scales, v)):
-            x, x_scale = ops.quantise_row(x)
+        for cache, cache_scale, x, top in ((self.keys, self.key_scales, ops.rope(k, cos, sin), self._key_top),
+                                           (self.values, self.value_scales, v, self._value_top)):
+            x, x_scale = ops.quantise_row(x, top)
             cache[i, :, now], cache_scale[i, :, now] = x.transpose(0, 1), x_scale[..., 0].T
         outputs = []
         for head in range(c.n_kv_heads):
@@ -132,6 +141,8 @@ class GoldenModel:
             acc, out_scale = attend(
                 q[:, group], f32.mul(q_scale[:, group, 0], self._factor),
                 self.keys[i, head, :now.stop], self.key_scales[i, head, :now.stop],
-                self.values[i, head, :now.stop], self.value_scales[i, head, :now.stop], now.start, self._n_slices)
+                self.values[i, head, :now.stop], self.value_scales[i, head, :now.stop], now.start, self._n_slices,
+                window=c.window(i), sinks=c.sinks)
             outputs.append(f32.mul(f32.from_int(acc), out_scale[..., None]))
-        return torch.cat(outputs, 1).reshape(n, -1)
+        found = torch.cat(outputs, 1).reshape(n, -1)
+        return found if self._value_top == 127 else f32.mul(found, ops.number(127 / self._value_top))

@@ -43,10 +43,15 @@ def absmax(x):
     return f32.mul(_INT8_TOP, func.recip(c)), f32.mul(c, _INT8_STEP)
 
 
-def quantise_row(x):
-    """(codes int8 (T, n), scale (T, 1)): round half to even, clamp to -128..127."""
+def quantise_row(x, top=127):
+    """(codes int8 (T, n), scale (T, 1)): round half to even, clamp to -128..127.
+
+    With another ``top`` the codes are those within -top .. top: (x * factor) * (top/127). The scale is the same: a step of such a
+    code is 127/top steps of it.
+    """
     factor, scale = absmax(x)
-    return f32.to_int8(f32.mul(x, factor)), scale
+    codes = f32.mul(x, factor)
+    return f32.to_int8(codes if top == 127 else f32.mul(codes, number(top / 127))), scale
 
 
 def exact_weights(weights, largest):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from celosia.gen import fit, image
 from celosia.gen.assemble import assemble
+from celosia.gen.golden.machine import Machine
 from celosia.gen.golden.model import GoldenModel
 from celosia.gen.model import EXACT, HEADS, MATRICES, MAX_PLANES, Checkpoint, ModelConfig
 from celosia.gen.place import rope_table
@@ -55,16 +56,23 @@ def mixed_planes(seed):
     return lambda i, name: chosen[i, name]
 
 
-def random_image(config, accel, seed=0, context=32, plan=EXACT, planes=1):
-    """(image bytes, Assembled, quantised model)."""
+def random_image(config, accel, seed=0, context=32, plan=EXACT, planes=1, **options):
+    """(image bytes, Assembled, quantised model); ``options`` are those of ``assemble``."""
     model = quantise(random_checkpoint(config, seed), plan, planes)
-    assembled = assemble(model, accel, context)
+    assembled = assemble(model, accel, context, **options)
     return image.encode(assembled.header, assembled.payload), assembled, model
 
 
-def golden_of(model, accel, context=32):
+def machine_of(data, accel):
+    """A golden machine with an image, all pages of which belong to slot 0, the last page first."""
+    machine = Machine.of_image(data, accel)
+    machine.pages.give(0, reversed(range(machine.header["cache"]["pages"])))
+    return machine
+
+
+def golden_of(model, accel, context=32, kv="int8"):
     """The golden model whose sums have the order of ``accel``."""
-    return GoldenModel(model, rope_table(model.config, context), n_slices=accel.n_ports, head_quantum=accel.port_bytes)
+    return GoldenModel(model, rope_table(model.config, context), n_slices=accel.n_ports, head_quantum=accel.port_bytes, kv=kv)
 
 
 SMALL = ModelConfig(hidden_size=24, ffn_size=40, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=6, vocab_size=30,

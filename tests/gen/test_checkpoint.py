@@ -1,6 +1,7 @@
 """Reading checkpoints: the layouts of transformers, and one sentence for each that cannot be used."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from celosia.gen.checkpoint import CheckpointError, load, unpack_rows
+from celosia.gen.float_model import FloatModel
 from celosia.gen.model import MATRICES, Trits
 from celosia.gen.quantise import quantise, quantise_head, quantise_matrix
 
@@ -295,13 +297,13 @@ def test_a_tied_head_that_is_stored_too(master, tmp_path):
 def test_qwen2_without_its_biases(tmp_path):
     from transformers import Qwen2Config, Qwen2ForCausalLM
     torch.manual_seed(4)
-    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=20))
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=20, max_window_layers=1))
     for layer in model.model.layers:
         for each in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
             torch.nn.init.zeros_(each.bias)
     model.save_pretrained(tmp_path)
     found = load(tmp_path)
-    assert found.config.max_positions == 20 and found.config.act == "silu" and not found.config.sub_norms
+    assert found.config.windows == (0, 20) and found.config.act == "silu" and not found.config.sub_norms
     torch.nn.init.ones_(model.model.layers[1].self_attn.k_proj.bias)
     model.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="^Tensor model.layers.1.self_attn.k_proj.bias must be zeros"):
@@ -310,9 +312,18 @@ def test_qwen2_without_its_biases(tmp_path):
 
 def test_mistral_is_a_llama_with_a_window(tmp_path):
     from transformers import MistralConfig, MistralForCausalLM
-    MistralForCausalLM(MistralConfig(**SIZES, head_dim=8, sliding_window=16)).save_pretrained(tmp_path)
-    found = load(tmp_path)
-    assert found.config.max_positions == 16 and found.config.head_dim == 8
+    torch.manual_seed(2)
+    model = MistralForCausalLM(MistralConfig(**SIZES, head_dim=8, sliding_window=16, initializer_range=0.3))
+    model.save_pretrained(tmp_path)
+    found, tokens = load(tmp_path), torch.randint(30, (1, 40))
+    with torch.no_grad():
+        expected = model(tokens).logits
+    assert torch.allclose(FloatModel(found).logits(tokens), expected, atol=1e-4)
+    whole = replace(found, config=replace(found.config, windows=()))
+    assert torch.allclose(FloatModel(whole).logits(tokens)[:, :16], expected[:, :16], atol=1e-4)
+    assert not torch.allclose(FloatModel(whole).logits(tokens)[:, 16:], expected[:, 16:], atol=1e-2)
+    assert found.config.windows == (16, 16) and found.config.sinks == 0 and found.config.head_dim == 8
+    assert found.config.max_positions == SIZES["max_position_embeddings"]
 
 
 def test_layers_are_read_when_they_are_asked_for(master, tmp_path):

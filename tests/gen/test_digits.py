@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from random_models import SMALL, golden_of, mixed_planes, random_checkpoint, random_image
+from random_models import SMALL, golden_of, machine_of, mixed_planes, random_checkpoint, random_image
 
 from celosia.gen import fit, image, llama2c
 from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.commands import pack
 from celosia.gen.digit_study import study, table
 from celosia.gen.float_model import FloatModel
-from celosia.gen.golden.machine import Machine
+from celosia.gen.golden.machine import lanes_of
 from celosia.gen.model import MATRICES, Trits
 from celosia.gen.place import Layout
 from celosia.gen.quantise import AUTO_ERROR, digit_rows, quantise, quantise_matrix, relative_error
@@ -31,13 +31,13 @@ TOKENS = [7, 3, 29, 0, 11]
     (replace(SMALL, ffn_size=300, n_layers=1, n_kv_heads=1), 3)], ids=["small", "odd", "long"])
 def test_machine_equals_model(config, accel, seed):
     data, assembled, model = random_image(config, accel, seed, CONTEXT, planes=mixed_planes(seed))
-    machine = Machine.of_image(data, accel)
+    machine = machine_of(data, accel)
     most = max(getattr(model.layers[0], name).planes for name in "qkv")
     assert assembled.placement.matrices["layer0.qkv0"].planes == most
     assert assembled.placement.matrices["layer0.down"].planes == model.layers[0].down.planes
-    machine.run("prefill", TOKENS[:1], 0)
+    machine.run("prefill", TOKENS[:1], lanes_of(0, 1))
     for position in range(1, len(TOKENS)):
-        found = machine.run("decode", TOKENS[position:position + 1], position)
+        found = machine.run("decode", TOKENS[position:position + 1], lanes_of(position, 1))
     right = golden_of(model, accel, CONTEXT).step(TOKENS, 0, accel.top_k)
     assert [(t, np.float32(v).tobytes()) for t, v in found] == [(t, np.float32(v).tobytes()) for t, v in right]
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gguf import GGMLQuantizationType as Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import golden_of
+from random_models import golden_of, machine_of
 from safetensors.torch import save_file
 
 from celosia.gen import image
@@ -22,7 +22,7 @@ from celosia.gen.assemble import assemble
 from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.commands import pack
 from celosia.gen.gguf_file import I2_S
-from celosia.gen.golden.machine import Machine
+from celosia.gen.golden.machine import lanes_of
 from celosia.gen.model import MATRICES, ModelConfig
 from celosia.gen.quantise import quantise
 from celosia.hw.configs import duo, tiny
@@ -326,8 +326,8 @@ def test_a_scale_a_row_runs(tmp_path, accel):
     model = quantise(load(path))
     assert model.layers[0].down.scale.unique().numel() > 1
     assembled = assemble(model, accel, 32)
-    machine = Machine.of_image(image.encode(assembled.header, assembled.payload), accel)
-    ours, theirs = (it(t) for it, t in [(lambda t: machine.run("decode", t, 0), [7]),
+    machine = machine_of(image.encode(assembled.header, assembled.payload), accel)
+    ours, theirs = (it(t) for it, t in [(lambda t: machine.run("decode", t, lanes_of(0, len(t))), [7]),
                                         (lambda t: golden_of(model, accel).step(t, 0, accel.top_k), [7])])
     assert [(t, np.float32(v).tobytes()) for t, v in ours] == [(t, np.float32(v).tobytes()) for t, v in theirs]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import SMALL, golden_of, head_plans, model_configs, random_image
+from random_models import SMALL, golden_of, head_plans, machine_of, model_configs, random_image
 
 from celosia.gen import image
 from celosia.gen.golden.attention import pack_record
-from celosia.gen.golden.machine import Machine, MachineError
+from celosia.gen.golden.machine import Machine, MachineError, lanes_of
 from celosia.gen.model import EXACT, HeadPlan
 from celosia.gen.place import rope_order
 from celosia.gen.program import gathers
@@ -29,7 +29,7 @@ def feed(machine, tokens, chunks, first=0):
     while tokens:
         n = min(next(sizes), len(tokens))
         part, tokens = tokens[:n], tokens[n:]
-        found = machine.run("prefill" if tokens else "decode", part, position)
+        found = machine.run("prefill" if tokens else "decode", part, lanes_of(position, n))
         position += n
     return found
 
@@ -40,24 +40,25 @@ def same(candidates, others):
 
 
 def cache_bytes(golden, layout, n_positions):
-    """The cache window that the golden model's keys and values make."""
+    """The cache window that the golden model's keys and values make in pages as ``machine_of`` gives them."""
     regions, size = layout.cache()
     cache = np.zeros(size, np.uint8)
-    pad, ports = layout.head_pad - layout.model.head_dim, layout.accel.n_ports
+    pad, ports, size = layout.head_pad - layout.model.head_dim, layout.accel.n_ports, layout.accel.page_positions
     order = rope_order(layout.model.head_dim)
     for (layer, head), region in regions.items():
         for j in range(n_positions):
             at = (layer, head, j)
             key, value = (torch.nn.functional.pad(x, (0, pad)) for x in (golden.keys[at][order], golden.values[at]))
             record = pack_record(key, golden.key_scales[at], value, golden.value_scales[at], layout.accel.port_bytes)
-            start = region.offset + j % ports * region.port_stride + j // ports * layout.record_bytes
+            row = ((layout.pages - 1 - j // size) * size + j % size) // ports
+            start = region.offset + j % ports * region.port_stride + row * layout.record_bytes
             cache[start:start + len(record)] = np.frombuffer(record, np.uint8)
     return cache
 
 
 def check(config, accel, seed, tokens, chunks, plan=EXACT):
     data, assembled, model = random_image(config, accel, seed, CONTEXT, plan)
-    machine, golden = Machine.of_image(data, accel), golden_of(model, accel, CONTEXT)
+    machine, golden = machine_of(data, accel), golden_of(model, accel, CONTEXT)
     assert same(feed(machine, tokens, chunks), golden.step(tokens, 0, accel.top_k))
     assert np.array_equal(machine.cache, cache_bytes(golden, assembled.placement.layout, len(tokens)))
 
@@ -93,7 +94,7 @@ def test_a_shortlist_is_scored_as_the_exact_head_scores():
     tokens, found = [7, 3, 28], {}
     for kind, candidates in (("exact", 16), ("shortlist", 16), ("shortlist", 3)):
         data, _, _ = random_image(SMALL, tiny, 5, CONTEXT, HeadPlan(kind, candidates))
-        found[kind, candidates] = feed(Machine.of_image(data, tiny), tokens, [3])
+        found[kind, candidates] = feed(machine_of(data, tiny), tokens, [3])
     exact = dict(found["exact", 16])
     for few in (3, 16):
         scored = found["shortlist", few]
@@ -104,8 +105,8 @@ def test_a_shortlist_is_scored_as_the_exact_head_scores():
 
 def test_gathering_without_a_shortlist_is_an_error():
     data, assembled, _ = random_image(SMALL, tiny, plan=HeadPlan("shortlist", 2))
-    machine = Machine.of_image(data, tiny)
-    machine.begin("decode", [1], 0)
+    machine = machine_of(data, tiny)
+    machine.begin("decode", [1], lanes_of(0, 1))
     for step in assembled.programs["decode"].steps:
         if gathers(step.opcode, step.fields):
             with pytest.raises(ValueError, match="asks for candidate"):
@@ -113,13 +114,13 @@ def test_gathering_without_a_shortlist_is_an_error():
         elif step.fields.get("sink") is Sink.RESCORE:
             with pytest.raises(ValueError, match="rescores a shortlist"):
                 machine._vector.push_matmul(torch.zeros(1, tiny.vector_lanes))
-                machine._shortlist = None
+                machine._shortlists = None
                 machine.execute(0, step.opcode, step.fields)
 
 
 def test_a_run_leaves_nothing_behind():
     data, _, _ = random_image(SMALL, tiny)
-    machine = Machine.of_image(data, tiny)
+    machine = machine_of(data, tiny)
     first = feed(machine, [1, 2, 3], [4])
     feed(machine, [9, 8, 7, 6, 5, 4], [3])
     assert same(feed(machine, [1, 2, 3], [1]), first)
@@ -146,6 +147,8 @@ class Units:
         order = []
         while True:
             choices = [unit for unit in self.queues if self.runnable(unit)]
+            while self.issued + 1 < len(self.steps) and self.steps[self.issued][0] is Opcode.END:     # of shorter runs
+                self.issued += 1
             opcode = self.steps[self.issued][0]
             if opcode is not Opcode.END and len(self.queues[opcode]) < self.DEPTH[opcode] and not self.held_up():
                 choices.append("issue")
@@ -204,11 +207,12 @@ class Units:
 def test_any_order_that_the_waits_allow_gives_the_same(config, accel, seed, strict, data):
     """The waits are enough, and no order locks up."""
     data, _, model = random_image(config, accel, seed, CONTEXT, data.draw(head_plans(config, accel)))
-    machine, rng = Machine.of_image(data, accel), random.Random(seed)
+    machine, rng = machine_of(data, accel), random.Random(seed)
     tokens = [rng.randrange(config.vocab_size) for _ in range(3 * accel.token_lanes)]
+    program = rng.choice(["decode", "batch"])
     for first in range(0, len(tokens), accel.token_lanes):
         part = tokens[first:first + accel.token_lanes]
-        Units(machine, machine.begin("decode", part, first), rng, strict).run()
+        Units(machine, machine.begin(program, part, lanes_of(first, len(part))), rng, strict).run()
     assert same(machine.candidates(), golden_of(model, accel, CONTEXT).step(tokens, 0, accel.top_k))
 
 
@@ -219,9 +223,9 @@ def test_that_test_notices_a_missing_wait(unit):
     right = golden_of(model, tiny).step([1, 2, 3], 0, tiny.top_k)
     wrong = False
     for seed in range(5):
-        machine, rng = Machine.of_image(data, tiny), random.Random(seed)
+        machine, rng = machine_of(data, tiny), random.Random(seed)
         steps = [(opcode, tuple(0 if other is unit else wait for other, wait in zip(Units.DEPTH, waits)), fields)
-                 for opcode, waits, fields in machine.begin("decode", [1, 2, 3], 0)]
+                 for opcode, waits, fields in machine.begin("decode", [1, 2, 3], lanes_of(0, 3))]
         try:
             Units(machine, steps, rng, False).run()
             wrong |= not same(machine.candidates(), right)
@@ -250,6 +254,7 @@ def set_bits(descriptor, field, value):
 LOAD = dict(addr=0, port_stride=0, index_stride=0, index=isa.Index.NONE, n_words=4, d_base=0, d_stride=0)
 MATMUL = dict(addr=0, port_stride=0, n_row_groups=1, n_col_blocks=1, planes=1, bank=0, tokens=Tokens.ALL)
 ATTEND = dict(addr=0, port_stride=0, group=1, head_words=1, bank=0)
+LANE = {"tokens": Tokens.LANE, "lane": 2}
 BAD = [
     ("OPCODE", b"\x63" + bytes(63)),
     ("SIZE", isa.pack(Opcode.LOAD, **LOAD | {"d_base": tiny.p_words - 3})),
@@ -267,6 +272,8 @@ BAD = [
     ("SIZE", isa.pack(Opcode.MATMUL, **MATMUL | {"n_row_groups": 4, "gather": 1})),
     ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | {"sink": Sink.RESCORE, "d_base": tiny.top_k})),
     ("WRITE_WINDOW", isa.pack(Opcode.VECTOR, **HEAD | {"sink": Sink.V, "addr": 1 << 20})),
+    ("SIZE", isa.pack(Opcode.VECTOR, **GOOD_VECTOR | LANE)),
+    ("SIZE", isa.pack(Opcode.MATMUL, **MATMUL | {"n_row_groups": 2} | LANE)),
     ("SIZE", isa.pack(Opcode.ATTEND, **ATTEND | {"group": 5})),
     ("SIZE", isa.pack(Opcode.ATTEND, **ATTEND | {"head_words": 17})),
     ("READ_WINDOW", isa.pack(Opcode.ATTEND, **ATTEND | {"addr": 1 << 20})),
@@ -279,25 +286,26 @@ def test_a_bad_descriptor_stops_the_program_by_name_and_index(code, descriptor):
     where = assembled.header["programs"]["prefill"]
     payload = bytearray(assembled.payload)
     payload[where["offset"] + 64:where["offset"] + 128] = descriptor
-    machine = Machine.of_image(image.encode(assembled.header, payload), tiny)
+    machine = machine_of(image.encode(assembled.header, payload), tiny)
     with pytest.raises(MachineError) as error:
-        machine.run("prefill", [1, 2], 3)
+        machine.run("prefill", [1, 2], lanes_of(3, 2))
     assert (error.value.code, error.value.index) == (code, 1)
-    assert machine.run("decode", [1], 0)
+    assert machine.run("decode", [1], lanes_of(0, 1))
 
 
-@pytest.mark.parametrize("tokens, first", [([], 0), ([1] * 5, 0), ([1], 512), ([1, 2], 511)])
-def test_a_bad_launch_is_refused(tokens, first):
-    machine = Machine.of_image(random_image(SMALL, tiny)[0], tiny)
+@pytest.mark.parametrize("lanes", [
+    [], lanes_of(0, 5), lanes_of(512, 1), lanes_of(511, 2), [(8, 0)], [(0, 1), (0, 3)], [(0, 1), (0, 1)], [(0, 1), (1, 0), (0, 2)]])
+def test_a_bad_launch_is_refused(lanes):
+    machine = machine_of(random_image(SMALL, tiny)[0], tiny)
     with pytest.raises(MachineError, match="LAUNCH"):
-        machine.run("decode", tokens, first)
+        machine.run("decode", [1] * len(lanes), lanes)
 
 
 def test_a_program_without_end_is_stopped():
     data, assembled, _ = random_image(SMALL, tiny)
     where = assembled.header["programs"]["decode"]
     with pytest.raises(MachineError, match="FETCH") as error:
-        Machine.of_image(data, tiny).run((where["offset"], 5), [1], 0)
+        machine_of(data, tiny).run((where["offset"], 5), [1], lanes_of(0, 1))
     assert error.value.index == 4
 
 

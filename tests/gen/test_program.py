@@ -36,7 +36,7 @@ def test_encoding_reads_back(config, accel, data):
         for i, step in enumerate(program.steps):
             assert isa.unpack(code[64 * i:64 * i + 64]) == (step.opcode, step.waits, step.fields)
         assert program.steps[-1].opcode is Opcode.END
-        assert [step.opcode for step in program.steps].count(Opcode.END) == 1
+        assert [step.fields["above"] for step in program.steps if step.opcode is Opcode.END][-1] == 0
 
 
 def before_start(steps):
@@ -63,7 +63,7 @@ def conflicts(step, other, lanes):
 @settings(max_examples=10, deadline=None)
 @given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo]), data=st.data())
 def test_waits_order_all_that_conflicts_and_name_nothing_else(config, accel, data):
-    steps = programs(config, accel, data.draw(head_plans(config, accel)))["decode"].steps
+    steps = programs(config, accel, data.draw(head_plans(config, accel)))[data.draw(st.sampled_from(["decode", "batch"]))].steps
     complete, lanes = before_start(steps), accel.token_lanes
     of_unit = {unit: [i for i, step in enumerate(steps) if step.opcode is unit] for unit in UNITS}
     for i, step in enumerate(steps):
@@ -168,6 +168,56 @@ def test_the_shortlist_ends_where_no_stream_is_open():
     early = steps[:asks[0] - 1] + [steps[asks[0]], steps[asks[0] - 1]] + steps[asks[0] + 1:]
     with pytest.raises(ValueError, match="ends the shortlist while a stream waits"):
         check_shortlist(early)
+
+
+@settings(max_examples=10, deadline=None)
+@given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo, kv260]), data=st.data())
+def test_a_batch_of_n_lanes_ends_before_what_lane_n_needs(config, accel, data):
+    plan = HeadPlan("shortlist", data.draw(st.integers(1, min(4, config.vocab_size))))
+    steps = programs(config, accel, plan)["batch"].steps
+    for n in range(1, accel.token_lanes + 1):
+        end = next(i for i, step in enumerate(steps) if step.opcode is Opcode.END and step.fields["above"] in (0, *range(n, 17)))
+        lanes = [step.fields["lane"] for step in steps[:end] if "lane" in step.fields]
+        ranks = [step for step in steps[:end] if step.opcode is Opcode.MATMUL and step.fields["gather"]]
+        assert max(lanes) == n - 1 and len(ranks) == n * plan.candidates
+
+
+def test_a_program_does_not_end_while_a_stream_is_open():
+    steps = programs(SMALL, tiny, HeadPlan("shortlist", 3))["batch"].steps
+    check_shortlist(steps)
+    end = next(i for i, step in enumerate(steps) if step.opcode is Opcode.END)
+    steps[end - 1], steps[end] = steps[end], steps[end - 1]
+    with pytest.raises(ValueError, match=r"\(end of 1 lanes\) ends the program while a stream waits"):
+        check_shortlist(steps)
+
+
+def test_windows_and_four_bits_are_in_the_descriptors():
+    def fields(opcode, **options):
+        model = replace(SMALL, **options.pop("model", {}))
+        return [step.fields for step in random_image(model, tiny, **options)[1].programs["decode"].steps if step.opcode is opcode]
+
+    plain = fields(Opcode.ATTEND)
+    assert all((f["window"], f["sinks"], f["int4"], f["bidirectional"]) == (0, 0, 0, 0) for f in plain)
+    each = fields(Opcode.ATTEND, model={"windows": (7, 0), "sinks": 2})
+    assert [(f["window"], f["sinks"]) for f in each] == [(7, 2)] * 2 + [(0, 0)] * 2
+    assert {(f["window"], f["sinks"]) for f in fields(Opcode.ATTEND, model={"windows": (7, 0)}, window=9, sinks=1)} == {(9, 1)}
+    assert all(f["int4"] for f in fields(Opcode.ATTEND, kv="int4"))
+    assert [f["int4"] for f in fields(Opcode.VECTOR, kv="int4")].count(1) == len(plain)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    ({"kv": "int5"}, "The cache's format must be one of int8, int4, not 'int5'"),
+    ({"sequences": 0}, "Sequences must be at least 1, not 0"),
+    ({"sinks": 3}, "Sinks must be given with a window, not 3 sinks alone"),
+    ({"window": -1}, "A window must be a number of positions, 0 for all, not -1")])
+def test_caches_that_cannot_be(options, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        random_image(SMALL, tiny, **options)
+
+
+def test_pages_are_as_many_as_the_sequences_need_and_the_configuration_has():
+    counts = {n: random_image(SMALL, tiny, context=40, sequences=n)[1].header["cache"]["pages"] for n in (1, 2, 100)}
+    assert counts == {1: 3, 2: 6, 100: tiny.max_pages}
 
 
 def test_prefill_leaves_out_what_nobody_reads():

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import SMALL, random_image
+from random_models import SMALL, machine_of, random_image
 
-from celosia.gen.golden.machine import Machine
+from celosia.gen.golden.machine import Machine, lanes_of
 from celosia.gen.pack import unpack_matmul
 from celosia.gen.shapes import SHAPES, shape_of
 from celosia.gen.synthetic import fill_cache, synthetic
@@ -21,8 +21,8 @@ def test_a_head_in_pieces_finds_the_same_candidates():
     for p_words in (1024, 600):
         accel = replace(tiny, p_words=p_words)
         data, assembled = random_image(MODEL, accel)[:2]
-        machine = Machine.of_image(data, accel)
-        found.append([machine.run("decode", [5, 9, 2], 0), machine.run("decode", [7], 3)])
+        machine = machine_of(data, accel)
+        found.append([machine.run("decode", [5, 9, 2], lanes_of(0, 3)), machine.run("decode", [7], lanes_of(3, 1))])
         pieces = [step for step in assembled.programs["decode"].steps
                   if step.opcode is Opcode.VECTOR and step.fields["sink"] is Sink.TOPK]
         assert len(pieces) == (1 if p_words == 1024 else 2)
@@ -42,8 +42,9 @@ def test_made_up_weights_are_legal_and_numbers_stay_finite(accel, head):
             real = {"down": 41, "o": made.placement.layout.attn_columns}.get(name.rpartition(".")[2], 24)
             assert set(np.unique(trits[..., :real - 4])) == {-1, 0, 1} and not trits[..., real:].any()
     machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
+    machine.pages.give(0, range(made.header["cache"]["pages"]))
     fill_cache(machine.cache, made.placement.layout, 20)
-    candidates = machine.run("decode", [1, 2], 20)
+    candidates = machine.run("decode", [1, 2], lanes_of(20, 2))
     logits = [logit for _, logit in candidates]
     assert len(candidates) == accel.top_k and np.isfinite(logits).all() and len(set(logits)) > 2
 

@@ -8,7 +8,7 @@ from celosia.hw.configs import tiny
 
 
 class FakeDevice:
-    """Candidates of a run are (last token + 1) and (last token + 2), with logits 2.0 and 1.0."""
+    """Candidates of a lane are (its token + 1) and (its token + 2), with logits 2.0 and 1.0."""
 
     name = "fake"
 
@@ -60,7 +60,7 @@ class FakeDevice:
     def _start(self):
         read = lambda name: self.registers.get(regs.offset(name), 0)  # noqa: E731
         tokens = [read(f"TOKEN{t}") for t in range(read("N_TOKENS"))]
-        self.runs.append((read("PROGRAM_OFFSET"), tokens, read("FIRST_POSITION")))
+        self.runs.append((read("PROGRAM_OFFSET"), tokens, read("LANE0") & 0xFFFF))
         if not self.finish:
             self.registers[regs.offset("STATUS")] = 1
         elif self.error:
@@ -70,6 +70,8 @@ class FakeDevice:
             self.registers[regs.offset("STATUS")] = 2
             self.registers[regs.offset("CYCLES")] = 100
             self.registers[regs.offset("TOPK_COUNT")] = 2
-            for i, logit in enumerate((2.0, 1.0)):
-                self.registers[regs.TOPK_OFFSET + 8 * i] = (tokens[-1] + 1 + i) % 256
-                self.registers[regs.TOPK_OFFSET + 8 * i + 4] = int(np.float32(logit).view(np.uint32))
+            for lane, token in enumerate(tokens):
+                for i, logit in enumerate((2.0, 1.0)):
+                    offset = regs.TOPK_OFFSET + regs.TOPK_LANE_BYTES * lane + 8 * i
+                    self.registers[offset] = (token + 1 + i) % 256
+                    self.registers[offset + 4] = int(np.float32(logit).view(np.uint32))

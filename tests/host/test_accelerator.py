@@ -8,11 +8,14 @@ from celosia.host.image import Image
 
 PROGRAMS = {"prefill": {"offset": 0, "count": 10}, "decode": {"offset": 640, "count": 12}}
 
+CACHE = {"page_positions": 16, "pages": 2, "page_bytes": 1024, "regions": 1, "region_bytes": 2048, "port_stride": 2048}
+
 
 def image(device, **changes):
     manifest = device.manifest
     header = {"config": "tiny", "config_digest": manifest["digest"], "isa_version": manifest["isa_version"], "vocab": 256,
-              "context": 20, "cache_bytes": 4096, "programs": PROGRAMS, "tokenizer": {"kind": "bytes", "bytes": 0}, **changes}
+              "context": 20, "cache_bytes": 4096, "cache": CACHE, "programs": PROGRAMS,
+              "tokenizer": {"kind": "bytes", "bytes": 0}, **changes}
     return Image(header, np.arange(5000, dtype=np.uint8), "")
 
 

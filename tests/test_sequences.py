@@ -1,0 +1,77 @@
+"""Sequences of the simulated accelerator: whatever is done with them, it says what the golden machine says."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celosia.gen.model import HeadPlan
+from celosia.host.accelerator import Accelerator
+from celosia.host.errors import CelosiaError, ProgramError
+from celosia.host.image import Image
+from celosia.hw.configs import duo, tiny
+
+sys.path.insert(0, str(Path(__file__).parent / "gen"))
+from random_models import SMALL, random_image
+
+pytestmark = pytest.mark.sim
+
+
+def key(candidates):
+    return candidates.tokens.tolist(), candidates.logits.tobytes()
+
+
+def script(accel, lanes):
+    """All that was said on the way through generation, guesses, forks, batches, truncation and several prompts."""
+    said = []
+    said.append(list(accel.generate([1, 2, 3, 4, 5], 9, on_step=lambda c: said.append(key(c)))))
+    accel.reset()
+    said.append(list(accel.generate([1, 2, 3, 4, 5], 9, speculate=lanes - 1)))
+    said.append((accel.stats.proposed_tokens, accel.stats.accepted_tokens))
+    one = accel.sequence()
+    accel.prefill(list(range(19)), sequence=one)
+    two = one.fork()
+    said += [key(c) for c in accel.decode_batch([(two, 3), (one, 4), (two, 5), (one, 6)][:lanes])] + [accel.accepted()]
+    one.truncate(11)
+    said.append(key(accel.prefill([7, 8, 9], sequence=one)))
+    two.free()
+    said.append(accel.generate_batch([[1, 2, 3], [4, 5], [6] * 17, [9], [8, 8]], 4))
+    registers = accel.device.manifest["registers"]
+    base = accel.device.read32(registers["CACHE_BASE"])
+    return said, np.array(accel.device.peek(base, accel.image.header["cache_bytes"]))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"kv": "int4"}, {"window": 5, "sinks": 2}, {"plan": HeadPlan("shortlist", 3, 2), "kv": "int4", "window": 16}],
+    ids=["int8", "int4", "window", "shortlist"])
+@pytest.mark.parametrize("config, memory", [(tiny, "kv260"), (duo, "stress")], ids=["tiny", "duo"])
+def test_sequences_say_what_the_golden_machine_says(config, memory, options):
+    image, found = Image.open(random_image(SMALL, config, context=60, sequences=4, **options)[0]), []
+    for backend, timing in (("sim", {"memory": memory, "seed": 5}), ("golden", {})):
+        with Accelerator.open(backend, config=config.name, **timing) as accel:
+            accel.load(image)
+            found.append(script(accel, config.token_lanes))
+    (said, cache), (expected, golden_cache) = found
+    assert said == expected and np.array_equal(cache, golden_cache)
+
+
+def test_pages_that_the_host_did_not_prepare_stop_the_simulated_accelerator():
+    image = Image.open(random_image(SMALL, tiny, context=60, sequences=2)[0])
+    with Accelerator.open("sim", config="tiny") as accel:
+        accel.load(image)
+        one = accel.sequence()
+        accel.prefill([1] * 20, sequence=one)
+        page = accel.pages.table(one.slot)[0]
+        with pytest.raises(CelosiaError, match="and refused"):
+            accel._page("claim", page, slot=1)
+        accel._write("CONTROL", 2)
+        accel._page("unmap", index=0, slot=one.slot)
+        with pytest.raises(ProgramError, match="with PAGE: "):
+            accel.decode(1, sequence=one)
+        accel._page("unmap", index=1, slot=one.slot)
+        accel._page("map", page, 0, one.slot)
+        with pytest.raises(ProgramError, match="with (OWNER|PAGE): "):
+            accel.decode(1, sequence=one)
+        accel.reset()
+        assert accel.prefill([1] * 20).tokens.size

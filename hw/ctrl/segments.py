@@ -80,8 +80,8 @@ class SegmentWalk(wiring.Component):
         # Of the page: rows from `row` on, up to `stop`, which is its end or that of the sinks or of the past.
         row, in_sinks, last = self.row, self.in_sinks, Signal()
         next_page, stop = Signal(17), Signal(17)
+        m.d.sync += last.eq(row[rows_log2:] == Mux(in_sinks, last_sink_row, last_past_row)[rows_log2:])
         m.d.comb += [
-            last.eq(row[rows_log2:] == Mux(in_sinks, last_sink_row, last_past_row)[rows_log2:]),
             next_page.eq((row[rows_log2:] + 1) << rows_log2),
             stop.eq(Mux(last, Mux(in_sinks, sink_rows, end_row), next_page)),
             self.ask.index.eq(row[rows_log2:]),

@@ -71,8 +71,9 @@ class SegmentWalk(wiring.Component):
         start_row, sink_rows, last_past_row, last_sink_row = (
             Signal(16, name=name) for name in ("start_row", "sink_rows", "last_past_row", "last_sink_row"))
         end_row, n_longer = position[ports_log2:], position[:ports_log2]
-        nothing_left = (start_row == end_row) & ~n_longer.any()         # a window of one token, itself
+        nothing_left = Signal()                 # behind the sinks: a window of one token, itself, that begins a row
         m.d.sync += [
+            nothing_left.eq((self.window == 1) & ~visited[2] & ~n_longer.any()),
             start_row.eq(visited[0]), sink_rows.eq(visited[1]), last_sink_row.eq(sink_rows - 1),
             last_past_row.eq(end_row - ~n_longer.any()),
         ]

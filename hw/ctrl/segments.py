@@ -71,8 +71,9 @@ class SegmentWalk(wiring.Component):
         start_row, sink_rows, last_past_row, last_sink_row = (
             Signal(16, name=name) for name in ("start_row", "sink_rows", "last_past_row", "last_sink_row"))
         end_row, n_longer = position[ports_log2:], position[:ports_log2]
-        nothing_left = (start_row == end_row) & ~n_longer.any()         # a window of one token, itself
+        nothing_left = Signal()                 # behind the sinks: a window of one token, itself, that begins a row
         m.d.sync += [
+            nothing_left.eq((self.window == 1) & ~visited[2] & ~n_longer.any()),
             start_row.eq(visited[0]), sink_rows.eq(visited[1]), last_sink_row.eq(sink_rows - 1),
             last_past_row.eq(end_row - ~n_longer.any()),
         ]
@@ -80,8 +81,8 @@ class SegmentWalk(wiring.Component):
         # Of the page: rows from `row` on, up to `stop`, which is its end or that of the sinks or of the past.
         row, in_sinks, last = self.row, self.in_sinks, Signal()
         next_page, stop = Signal(17), Signal(17)
+        m.d.sync += last.eq(row[rows_log2:] == Mux(in_sinks, last_sink_row, last_past_row)[rows_log2:])
         m.d.comb += [
-            last.eq(row[rows_log2:] == Mux(in_sinks, last_sink_row, last_past_row)[rows_log2:]),
             next_page.eq((row[rows_log2:] + 1) << rows_log2),
             stop.eq(Mux(last, Mux(in_sinks, sink_rows, end_row), next_page)),
             self.ask.index.eq(row[rows_log2:]),

@@ -9,5 +9,5 @@ from .sampling import Candidates, Sampler
 from .sequence import Sequence
 from .stats import Stats
 
-__all__ = ["Accelerator", "CacheFull", "Candidates", "CelosiaError", "DeviceTimeout", "Draft", "Image", "ProgramError", "PromptLookup",
-           "Sampler", "Sequence", "Stats"]
+__all__ = ["Accelerator", "CacheFull", "Candidates", "CelosiaError", "DeviceTimeout", "Draft", "Image", "ProgramError",
+           "PromptLookup", "Sampler", "Sequence", "Stats"]

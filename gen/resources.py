@@ -223,13 +223,26 @@ def _markdown(figures):
     return "\n\n".join([*parts_, *_sentences(figures)])
 
 
+def _attention_markdown(figures):
+    """The parts of the attention unit, and its sum."""
+    rows = [("module, one instance", "instances", *_HEADER), ("---", *("---:" for _ in range(1 + len(_HEADER))))]
+    rows += [(row["module"].removeprefix(f"{_TOP}.core."), str(row["instances"]), *_row(row)) for row in figures["modules"]
+             if row["module"].startswith(f"{_TOP}.core.attention")]
+    rows.append(("all", "", *_row(figures["blocks"]["attention"])))
+    return f"Configuration `{figures['config']}`, digest {figures['digest']}:\n\n" + \
+        "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def _write_docs(figures):
-    """Put the tables of a configuration between its marks in docs/resources.md."""
-    if not _PAGE.exists():
-        raise FileNotFoundError(f"The tables are written into a source tree, and there is no {_PAGE}")
+    """Put the tables of a configuration between its marks in docs/resources.md, and those of attention where its page has them."""
     begin = f"<!-- Written by `celosia resources --config {figures['config']} --write-docs`. -->"
     end = f"<!-- End of {figures['config']}. -->"
+    if not _PAGE.exists():
+        raise FileNotFoundError(f"The tables are written into a source tree, and there is no {_PAGE}")
     _PAGE.write_text(replaced(_PAGE.read_text(), _PAGE, begin, end, _markdown(figures)))
+    page = _PAGE.with_name("attention.md")
+    if page.exists() and begin in page.read_text():
+        page.write_text(replaced(page.read_text(), page, begin, end, _attention_markdown(figures)))
 
 
 @click.command()

@@ -256,6 +256,24 @@ def test_tables_are_written_between_their_marks(toy, monkeypatch, tmp_path):
     assert result.exit_code == 1 and "resources.md must have the line <!-- Written by" in result.output
 
 
+def test_parts_of_attention_are_written_where_its_page_has_marks(toy, monkeypatch, tmp_path):
+    begin, end = "<!-- Written by `celosia resources --config tiny --write-docs`. -->", "<!-- End of tiny. -->"
+    pages = [tmp_path / name for name in ("resources.md", "attention.md")]
+    for page in pages:
+        page.write_text(f"{begin}\n{end}\n")
+    monkeypatch.setattr(command, "_PAGE", pages[0])
+    figures = command.report(tiny, progress=False)
+    engine = [row | {"module": "celosia.core.attention.slice_0", "instances": 4} for row in command.engine_modules(figures)]
+    figures |= {"modules": engine + figures["modules"], "blocks": figures["blocks"] | {"attention": figures["blocks"]["engine"]}}
+    command._write_docs(figures)
+    written = pages[1].read_text()
+    assert written.count("| attention.slice_0 | 4 |") == len(engine) > 0
+    assert "| all |  | 32 |" in written and "engine" not in written
+    pages[1].write_text("nothing\n")
+    command._write_docs(figures)
+    assert pages[1].read_text() == "nothing\n"
+
+
 class Remembering(wiring.Component):
     """A memory with two write ports, for which there is no RAM on the part, and a table that is only read."""
 

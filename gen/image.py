@@ -15,6 +15,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
@@ -62,7 +63,7 @@ def _put(file, header, payload, tokenizer):
     front = _START.pack(MAGIC, FORMAT_VERSION, len(text)) + text
     digest = hashlib.sha256()
     pieces = payload.pieces() if isinstance(payload, Spool) else [payload]
-    for piece in (front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0"), *pieces, tokenizer):
+    for piece in itertools.chain([front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0")], pieces, [tokenizer]):
         digest.update(piece)
         file.write(piece)
     file.write(digest.digest())

@@ -39,7 +39,8 @@ def load(path):
             start, n_bytes = file.read(_HEADER.size), file.seek(0, 2)
     except OSError:
         raise CheckpointError(f"The checkpoint {path} cannot be read") from None
-    if start[:1] == b"\x80" or start[:4] == zipfile.stringFileHeader:
+    # A pickle begins with 0x80 and its protocol, as a dim of 640 does; but no pickle goes on with a zero.
+    if start[:1] == b"\x80" and start[2:3] != b"\0" or start[:4] == zipfile.stringFileHeader:
         raise CheckpointError(f"A checkpoint *.bin must be a file of llama2.c, and {path.name} is a pickle of PyTorch: "
                               "save it as safetensors")
     if start[:4] == _VERSIONED:

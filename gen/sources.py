@@ -15,7 +15,7 @@ from .place import pad_to, rope_table
 
 __all__ = ["Floats", "Sources", "Weights"]
 
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index
 
 from . import fit
-from .model import EXACT, HEAD_PLANES
+from .model import EXACT, HEAD_PLANES, MATRICES, PackedTensor
 from .pack import matmul_beats, pack_matmul, to_planes
 from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
 from .program import Matrix, Placement, Table, compile_program
@@ -30,6 +30,7 @@ class Assembled:
     payload: bytes
     programs: dict
     placement: Placement
+    tensors: list       # of PackedTensor: the embedding, the matrices of all layers, the head
 
 
 def assemble(model, accel, context=None, progress=None):
@@ -81,7 +82,7 @@ def assemble(model, accel, context=None, progress=None):
         "payload_bytes": len(payload), "cache_bytes": cache_bytes,
         "cache": {"record_bytes": layout.record_bytes, "head_pad": layout.head_pad},
         "segments": segments, "programs": listed}
-    return Assembled(header, payload.tobytes(), programs, placement)
+    return Assembled(header, payload.tobytes(), programs, placement, _records(model))
 
 
 def place(layout, scales, planes=None, *, embedding_rows=None, plan=EXACT):
@@ -141,6 +142,17 @@ def _shapes(layout, embedding_rows, plan, planes):
     else:
         matrix("head", layout.vocab_rows, model.hidden_size, plan.streamed_planes)
     return shapes
+
+
+def _records(model):
+    """[:class:`PackedTensor`] of the embedding, the matrices of all layers and the head."""
+    embedding = PackedTensor("embedding", *model.embedding.shape, 0, 0.0, model.sources.get("embedding", "float32"))
+    layers = [model.record(f"layer{i}.{name}", getattr(layer, name), getattr(layer, name).planes)
+              for i, layer in enumerate(model.layers) for name in MATRICES]
+    coarse = [] if model.plan.kind != "shortlist" else [model.record("coarse", model.coarse, model.plan.planes, "head")]
+    head = model.coarse if model.plan.kind == "ternary" else model.head
+    return [embedding, *layers, *coarse,
+            model.record("head", head, HEAD_PLANES if coarse else model.plan.streamed_planes)]
 
 
 class _MatrixSource:

@@ -65,7 +65,8 @@ def load(path):
     else:
         head = tensors.floats(_HEAD, shape)
     ternary = config.sub_norms or (raw.get("quantization_config") or {}).get("quant_method") == "bitnet"
-    return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary)
+    return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary, layers.sources() | {
+        "embedding": _word(tensors.dtype(_EMBEDDING)), "head": _word(tensors.dtype(_EMBEDDING if config.tied else _HEAD))})
 
 
 def unpack_rows(packed, n_rows):
@@ -87,6 +88,10 @@ class _Layers(Sequence):
         i = range(len(self))[index]
         layer = {name: self._matrix(self._name(i, name), self._config.shape(name)) for name in MATRICES}
         return layer | {name: self._tensors.floats(self._name(i, name), (size,)) for name, size in self._config.gains().items()}
+
+    def sources(self):
+        """{"layer0.q": type of its values in the file}."""
+        return {f"layer{i}.{name}": _word(self._tensors.dtype(self._name(i, name))) for i in range(len(self)) for name in MATRICES}
 
     def check(self):
         """Names of all tensors of the layers, after a look at their shapes and types."""
@@ -124,6 +129,11 @@ class _Layers(Sequence):
         if scale.numel() != 1 or not scale[0] > 0:
             raise CheckpointError(f"Tensor {name}_scale must be one positive number, not {scale[:4].tolist()}")
         return Trits(trits, scale[0] if self._multiplies else 1.0 / scale[0])
+
+
+def _word(dtype):
+    """Name of the type of a tensor; uint8 holds packed trits."""
+    return "packed trits" if dtype == torch.uint8 else str(dtype).removeprefix("torch.")
 
 
 def _check_rest(tensors, used):

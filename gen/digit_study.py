@@ -20,7 +20,7 @@ from .float_model import FloatModel
 from .marks import replaced
 from .model import MATRICES, MAX_PLANES
 from .place import rope_table
-from .quantise import AUTO_ERROR, quantise, relative_error
+from .quantise import AUTO_ERROR, quantise
 
 __all__ = ["Figures", "main", "study"]
 
@@ -61,8 +61,7 @@ def study(path, n_texts=16, n_tokens=256, planes=PLANES):
         golden = GoldenModel(model, rope)
         logits = torch.stack([golden.forward(text, 0) for text in texts.tolist()]).double().log_softmax(-1)
         found.append(Figures(
-            str(choice), _bits(model), max(relative_error(layer[name], getattr(quantised, name))
-                                           for layer, quantised in zip(loaded.layers, model.layers) for name in MATRICES),
+            str(choice), _bits(model), max(getattr(layer, name).relative_error for layer in model.layers for name in MATRICES),
             _perplexity(logits, texts), float((right.exp() * (right - logits)).sum(-1).mean()),
             float((logits.argmax(-1) == right.argmax(-1)).double().mean()),
             *_departure(right_greedy, golden.forward(greedy[0].tolist(), 0))))

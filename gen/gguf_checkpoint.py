@@ -54,7 +54,9 @@ def load(path):
     _check_shapes(file.tensors, expected)
     embedding = tensors.floats(_EMBEDDING)
     return Checkpoint(config, embedding, layers, tensors.floats(_FINAL_NORM),
-                      embedding if config.tied else tensors.floats(_HEAD), path.stem, config.sub_norms)
+                      embedding if config.tied else tensors.floats(_HEAD), path.stem, config.sub_norms,
+                      layers.sources() | {"embedding": file.tensors[_EMBEDDING].kind_name,
+                                          "head": file.tensors[_EMBEDDING if config.tied else _HEAD].kind_name})
 
 
 class _Layers(Sequence):
@@ -70,6 +72,10 @@ class _Layers(Sequence):
         i = range(len(self))[index]
         layer = {name: self._matrix(i, name) for name in MATRICES}
         return layer | {name: self._tensors.floats(_weight(i, name)) for name in self._config.gains()}
+
+    def sources(self):
+        """{"layer0.q": type of the tensor in the file}."""
+        return {f"layer{i}.{name}": self._file.tensors[_weight(i, name)].kind_name for i in range(len(self)) for name in MATRICES}
 
     def expected(self):
         """{name: shape} of all tensors of the layers: the scales only where they are."""

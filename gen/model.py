@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 import torch
 
 __all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "Checkpoint", "HeadPlan", "ModelConfig",
-           "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
+           "PackedTensor", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
 
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -99,6 +99,7 @@ class Checkpoint:
     head: torch.Tensor                     # (vocab, hidden) float32; the embedding itself when tied
     name: str = "model"
     ternary: bool = False
+    sources: dict = field(default_factory=dict)     # {"layer0.q", ..., "embedding", "head": type of its values in the file}
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class QMatrix:
     weights: torch.Tensor   # (outputs, inputs) int8 within (3**planes - 1) / 2
     scale: torch.Tensor     # (outputs,) float32
     planes: int = 1
+    relative_error: float = 0.0     # |W - W'| / |W|, Euclidean norms of the whole matrix
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class QHead:
     """value[r, c] = weights[r, c] * scale[r]."""
     weights: torch.Tensor   # (vocab, hidden) int8 in -121..121, or what fewer digit planes hold
     scale: torch.Tensor     # (vocab,) float32
+    relative_error: float = 0.0     # against the rows of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -174,3 +177,20 @@ class QModel:
     name: str = field(default="model")
     plan: HeadPlan = EXACT
     coarse: QHead | None = None
+    sources: dict = field(default_factory=dict)     # of the checkpoint
+
+    def record(self, name, found, planes, source=None):
+        """The :class:`PackedTensor` of a matrix or head by its name in the image."""
+        return PackedTensor(name, *found.weights.shape, planes, found.relative_error, self.sources.get(source or name, "float32"))
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """What became of one matrix of a checkpoint: its size without padding, digit planes (0: binary32, not quantised),
+    |W - W'| / |W|, and the type that its values had in the file."""
+    name: str
+    rows: int
+    columns: int
+    planes: int
+    relative_error: float
+    source: str

@@ -13,6 +13,8 @@ matrix), five at most; there a single plane has a scale a row too.
 Roundings are half to even. -121..121 is what five balanced ternary digits hold, one packed byte a weight.
 """
 
+from dataclasses import replace
+
 import torch
 
 from .model import EXACT, HEAD_PLANES, MATRICES, MAX_PLANES, QHead, QLayer, QMatrix, QModel, Trits
@@ -30,15 +32,17 @@ _FINE = 32767               # largest magnitude of a row of floats as integers: 
 
 def quantise_matrix(weight, planes=1):
     """(outputs, inputs) float32, or :class:`Trits`, to :class:`QMatrix` of ``planes`` digit planes, or ``auto``."""
-    if isinstance(weight, Trits) or planes == 1:
+    if isinstance(weight, Trits):
         return _ternary(weight)
     if planes != "auto":
-        return digit_rows(weight, planes)
+        found = _ternary(weight) if planes == 1 else digit_rows(weight, planes)
+        return replace(found, relative_error=relative_error(weight, found))
     for fewest in range(1, MAX_PLANES + 1):
         found = digit_rows(weight, fewest)
-        if relative_error(weight, found) <= AUTO_ERROR:
+        error = relative_error(weight, found)
+        if error <= AUTO_ERROR:
             break
-    return found
+    return replace(found, relative_error=error)
 
 
 def _ternary(weight):
@@ -69,7 +73,7 @@ def digit_rows(weight, planes):
 
 
 def relative_error(weight, found):
-    """|W - W'| / |W| of a float matrix and its :class:`QMatrix`; 0 for a matrix of zeros."""
+    """|W - W'| / |W| of a float matrix and its :class:`QMatrix` or :class:`QHead`; 0 for a matrix of zeros."""
     pairs = zip(weight.split(_BLOCK_ROWS), found.weights.split(_BLOCK_ROWS), found.scale.split(_BLOCK_ROWS))
     error = sum(float((rows.double() - digits.double() * scale.double()[:, None]).pow(2).sum()) for rows, digits, scale in pairs)
     size = sum(float(rows.double().pow(2).sum()) for rows in weight.split(_BLOCK_ROWS))
@@ -80,7 +84,8 @@ def quantise_head(weight):
     """(vocab, hidden) float32 to :class:`QHead`; a row of zeros has scale 0."""
     scale = weight.abs().amax(1) / HEAD_MAX
     weights = (weight / torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]).round()
-    return QHead(weights.clamp(-HEAD_MAX, HEAD_MAX).to(torch.int8), scale)
+    found = QHead(weights.clamp(-HEAD_MAX, HEAD_MAX).to(torch.int8), scale)
+    return replace(found, relative_error=relative_error(weight, found))
 
 
 def coarse_head(head, planes):
@@ -121,5 +126,8 @@ def quantise(checkpoint, plan=EXACT, planes=1):
                         for name, value in layer.items()})
               for i, layer in enumerate(checkpoint.layers)]
     head = quantise_head(checkpoint.head)
-    return QModel(checkpoint.config, checkpoint.embedding, layers, checkpoint.final_norm, head, checkpoint.name, plan,
-                  None if plan.kind == "exact" else coarse_head(head, plan.planes))
+    coarse = None if plan.kind == "exact" else coarse_head(head, plan.planes)
+    if coarse:
+        coarse = replace(coarse, relative_error=relative_error(checkpoint.head, coarse))
+    return QModel(checkpoint.config, checkpoint.embedding, layers, checkpoint.final_norm, head, checkpoint.name, plan, coarse,
+                  checkpoint.sources)

@@ -133,7 +133,7 @@ def main(arguments=None):
     parser.add_argument("--write-docs", action="store_true", help=f"write the figures into {_PAGE.name}")
     chosen = parser.parse_args(arguments)
     block = (f"{Path(chosen.stories).stem}, {chosen.texts} texts of {chosen.tokens} tokens that it wrote itself; auto keeps "
-             f"{100 * AUTO_ERROR:g} % a matrix; tokens a second are predicted, behind {chosen.tokens // 2} positions:\n\n"
+             f"{100 * AUTO_ERROR:g} % a matrix; speed behind {chosen.tokens // 2} positions:\n\n"
              + table(*study(chosen.stories, chosen.texts, chosen.tokens)))
     print(block)
     if chosen.write_docs:

@@ -160,14 +160,18 @@ class _Model:
             latency = 59 + tokens
         elif f["reduce"] is Reduce.RMS:
             latency = words / 8 + 130 + (tokens - 1) * (words / 8 + 1)
-        end = begin + pace * words * tokens
-        if step.producer is not None:
-            stream = self._streams[id(step.producer)]
-            first, last, total, taken = stream
-            stream[3] = taken + words
-            came = first + (last - first) * min(1, (taken + words) / total)
-            if f["source"] is Source.MATMUL:
-                drained = min(words, self.layout.words(c.row_block_rows)) * tokens
-                came += 15 + drained * max(pace, c.vector_lanes / c.engine_rows)
-            end = max(end, came)
+        if step.producer is None:
+            return begin + pace * words * tokens + latency
+        stream = self._streams[id(step.producer)]
+        first, last, total, taken = stream
+        stream[3] += words
+        block, delay = words, 0
+        if f["source"] is Source.MATMUL:
+            block, delay = min(words, self.layout.words(c.row_block_rows)), 15
+            pace = max(pace, c.vector_lanes / c.engine_rows)
+
+        def came(n):
+            return first + (last - first) * min(1, (taken + n) / total) + delay
+
+        end = max(max(begin, came(block)) + pace * words * tokens, came(words) + pace * block * tokens)
         return end + latency

@@ -29,7 +29,7 @@ ASSUMPTIONS = (
     f"Memory gives {READ_SHARE:g} of a beat of all ports a cycle, as a pure read does in the simulated memory of the KV260.",
     "Units keep the rates of their benches and wait for one another as the descriptors say; the engine takes a beat a cycle.",
     "The clock is the one that the configuration states; no bitstream has met it.",
-    "Against the simulated figures of docs/performance.md decoding is predicted within 2 %, a prompt within 12 % (too fast).",
+    "Against the simulated figures of docs/performance.md decoding is predicted within 1 %, a prompt within 4 %.",
 )
 
 

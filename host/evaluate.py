@@ -95,11 +95,12 @@ def evaluate(image_name, ids_file, text_file, length, config, backend, logits_fi
             raise ValueError(f"--length must be at most the context of the image, {header['context']}, not {length}")
         ids, dropped = _cut(tokenizer_of(image).encode(_text(text_file)), length or header["context"])
     _check(ids, header)
+    if backend == "sim" and header["head"]["kind"] == "shortlist":      # known without building the simulator
+        _require_all(header, config, header["head"]["candidates"])
     with Accelerator.open(backend, **device_options(backend, config)) as accel:
         accel.load(image)
-        if not accel.returns_all_logits:
-            raise ValueError(f"Perplexity needs the logits of all {header['vocab']} tokens, and an accelerator of configuration "
-                             f"{config} returns the {accel.n_candidates} best: choose --backend golden")
+        if not accel.scores:
+            _require_all(header, config, accel.n_candidates)
         hidden = as_json or not sys.stderr.isatty()
         with (click.progressbar(length=ids.size, label=f"{backend}: tokens", file=sys.stderr, hidden=hidden) as bar,
               writing(logits_file, (*ids.shape, header["vocab"])) if logits_file else nullcontext() as written):
@@ -109,6 +110,12 @@ def evaluate(image_name, ids_file, text_file, length, config, backend, logits_fi
               "sequences": ids.shape[0], "length": ids.shape[1], "dropped_tokens": dropped, "backend": backend, "config": config,
               "image": image_name, "name": header["name"], "digest": image.digest, "head": header["head"]["kind"]}
     click.echo(json.dumps(result) if as_json else _line(result))
+
+
+def _require_all(header, config, n_candidates):
+    if n_candidates < header["vocab"]:
+        raise ValueError(f"Perplexity needs the logits of all {header['vocab']} tokens, and an accelerator of configuration "
+                         f"{config} returns the {n_candidates} best: choose --backend golden")
 
 
 def _text(path):

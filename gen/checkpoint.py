@@ -57,13 +57,13 @@ def load(path):
     tensors.require(_EMBEDDING, shape)
     final_norm = tensors.floats(_FINAL_NORM, (config.hidden_size,))
     _check_rest(tensors, used)
-    embedding = tensors.floats(_EMBEDDING, shape)
+    embedding = tensors.rows(_EMBEDDING, shape)
     if config.tied:
-        if _HEAD in tensors and not torch.equal(tensors[_HEAD], tensors[_EMBEDDING]):
+        if _HEAD in tensors and not tensors.same(_HEAD, _EMBEDDING):
             raise CheckpointError(f"Tensor {_HEAD} must be {_EMBEDDING}, as tie_word_embeddings of config.json says, and is not")
         head = embedding
     else:
-        head = tensors.floats(_HEAD, shape)
+        head = tensors.rows(_HEAD, shape)
     ternary = config.sub_norms or (raw.get("quantization_config") or {}).get("quant_method") == "bitnet"
     return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary, layers.sources() | {
         "embedding": _word(tensors.dtype(_EMBEDDING)), "head": _word(tensors.dtype(_EMBEDDING if config.tied else _HEAD))})

@@ -31,7 +31,7 @@ def _config(name):
     return CONFIGS[name]
 
 
-def packer(model, config_name, context=None, progress=None):
+def packer(model, config_name, context=None):
     """The bytes of an image of a shipped model (by name) or a checkpoint. ValueError, one sentence."""
     config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
@@ -39,12 +39,13 @@ def packer(model, config_name, context=None, progress=None):
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
-    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, progress)
-    return _encoded(assembled, tokenizer.find(path, loaded.config.vocab_size))
+    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context)
+    return image.encode(*_parts(assembled, tokenizer.find(path, loaded.config.vocab_size)))
 
 
-def _encoded(assembled, chosen):
-    return image.encode(assembled.header | {"tokenizer": chosen.header()}, assembled.payload, chosen.data)
+def _parts(assembled, chosen):
+    """(header, payload, tokenizer's file) of an image."""
+    return assembled.header | {"tokenizer": chosen.header()}, assembled.spool, chosen.data
 
 
 @click.command()
@@ -84,25 +85,28 @@ def pack(checkpoint_path, output, config_name, context, head, candidates, planes
     try:
         if report_file:
             report.require_suffix(report_file)
-        config = _config(config_name)
+        config, folder = _config(config_name), Path(output).resolve().parent
+        if not folder.is_dir():
+            raise ValueError(f"The folder of the image must exist, and {folder} does not")
         loaded = checkpoint.load(checkpoint_path)
         vocab_size = loaded.config.vocab_size
         chosen = tokenizer.load(tokenizer_file, vocab_size) if tokenizer_file else tokenizer.find(checkpoint_path, vocab_size)
         model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, shortlist_planes),
                          planes if planes == "auto" else int(planes))
-        with tqdm(desc="packing", unit="segment", leave=False) as bar:
+        with tqdm(desc="packing", unit="tensor", leave=False, disable=None) as bar:
             def progress(name, total):
                 bar.total = total
+                bar.set_postfix_str(name, refresh=False)
                 bar.update()
+                bar.refresh()
 
-            assembled = assemble(model, config, context, progress)
-        data = _encoded(assembled, chosen)
-        image.write(output, data)
+            assembled = assemble(model, config, context, progress, folder)
+            image.save(output, *_parts(assembled, chosen))
         if report_file:
-            report.write(report_file, report.describe(assembled, checkpoint_path, chosen, len(data)))
+            report.write(report_file, report.describe(assembled, checkpoint_path, chosen, Path(output).stat().st_size))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(_table(assembled, len(data)))
+    click.echo(_table(assembled, Path(output).stat().st_size))
     click.echo(_tokenizer_line(chosen))
 
 

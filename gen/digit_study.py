@@ -8,7 +8,7 @@ model: what the accelerator computes, with activations, cache and head in int8.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -67,6 +67,7 @@ def study(path, n_texts=16, n_tokens=256, planes=PLANES):
     found = []
     for choice in planes:
         model = quantise(loaded, planes=choice)
+        model = replace(model, layers=list(model.layers))
         golden = GoldenModel(model, rope)
         logits = torch.stack([golden.forward(text, 0) for text in texts.tolist()]).double().log_softmax(-1)
         found.append(Figures(

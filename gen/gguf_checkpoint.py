@@ -28,6 +28,7 @@ import torch
 
 from .gguf_file import I2_S, I2_S_BLOCK, I2_S_TAIL_BYTES, GGUFFile
 from .model import MATRICES, Checkpoint, ModelConfig, Trits
+from .rows import Rows
 from .tensors import CheckpointError
 
 __all__ = ["load"]
@@ -52,9 +53,9 @@ def load(path):
     tensors, layers, shape = _Tensors(file), _Layers(file, config, neighbours), (config.vocab_size, config.hidden_size)
     expected = layers.expected() | {_EMBEDDING: shape, _FINAL_NORM: (config.hidden_size,)} | ({} if config.tied else {_HEAD: shape})
     _check_shapes(file.tensors, expected)
-    embedding = tensors.floats(_EMBEDDING)
+    embedding = tensors.rows(_EMBEDDING)
     return Checkpoint(config, embedding, layers, tensors.floats(_FINAL_NORM),
-                      embedding if config.tied else tensors.floats(_HEAD), path.stem, config.sub_norms,
+                      embedding if config.tied else tensors.rows(_HEAD), path.stem, config.sub_norms,
                       layers.sources() | {"embedding": file.tensors[_EMBEDDING].kind_name,
                                           "head": file.tensors[_EMBEDDING if config.tied else _HEAD].kind_name})
 
@@ -197,6 +198,18 @@ class _Tensors:
             values[rows] = block
         return torch.from_numpy(values.reshape(tensor.shape))
 
+    def rows(self, name):
+        """:class:`Rows` in float32 of a matrix."""
+        tensor = self._file.tensors[name]
+
+        def read(first, last):
+            values = np.empty((last - first, tensor.shape[1]), np.float32)
+            for rows, block in self._blocks(tensor, first, last):
+                values[rows.start - first:rows.stop - first] = block
+            return torch.from_numpy(values)
+
+        return Rows(tensor.shape, read)
+
     def matrix(self, name):
         """:class:`Trits`, or float32."""
         tensor = self._file.tensors[name]
@@ -222,8 +235,8 @@ class _Tensors:
             raise CheckpointError(f"Tensor {name} must be positive, not {number:g}")
         return number
 
-    def _blocks(self, tensor):
-        """(slice of rows, float32 values (rows, columns)) of a tensor; a vector is one row."""
+    def _blocks(self, tensor, start=0, stop=None):
+        """(slice of rows, float32 values (rows, columns)) of a tensor from row ``start`` to ``stop``; a vector is one row."""
         n_rows, n_columns = _as_rows(tensor)
         data = self._file.bytes_of(tensor)
         if tensor.kind == I2_S:
@@ -232,8 +245,9 @@ class _Tensors:
         else:
             dequantise = partial(gguf.quants.dequantize, qtype=gguf.GGMLQuantizationType(tensor.kind))
         data, step = data.reshape(n_rows, -1), max(1, _BLOCK_ELEMENTS // n_columns)
-        for first in range(0, n_rows, step):
-            rows = slice(first, min(first + step, n_rows))
+        stop = n_rows if stop is None else stop
+        for first in range(start, stop, step):
+            rows = slice(first, min(first + step, stop))
             try:
                 with np.errstate(all="ignore"):
                     block = dequantise(np.ascontiguousarray(data[rows]))

@@ -6,9 +6,13 @@ Names of matrices: q, k, v, o, gate, up, down. Matrices are (outputs, inputs), a
 attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model that has none.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 
 import torch
+
+from .rows import Rows
 
 __all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "Checkpoint", "HeadPlan", "ModelConfig",
            "PackedTensor", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
@@ -90,13 +94,14 @@ class Trits:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read: float32 tensors, or :class:`Trits` for matrices. ``ternary``: the matrices were trained to be used as
+    """What was read: float32 tensors, or :class:`Trits` for matrices. What stays in the file until it is asked for are the
+    layers, one at a time, and the rows of embedding and head (:class:`Rows`). ``ternary``: the matrices were trained to be used as
     trits by BitNet's absmean rule, so that floats among them are master weights."""
     config: ModelConfig
-    embedding: torch.Tensor                # (vocab, hidden) float32
-    layers: list                           # {matrix name: float32 tensor or Trits, gain name: float32 tensor}
+    embedding: Rows | torch.Tensor         # (vocab, hidden) float32
+    layers: Sequence                       # {matrix name: float32 tensor or Trits, gain name: float32 tensor}
     final_norm: torch.Tensor               # (hidden,) float32
-    head: torch.Tensor                     # (vocab, hidden) float32; the embedding itself when tied
+    head: Rows | torch.Tensor              # (vocab, hidden) float32; the embedding itself when tied
     name: str = "model"
     ternary: bool = False
     sources: dict = field(default_factory=dict)     # {"layer0.q", ..., "embedding", "head": type of its values in the file}
@@ -167,21 +172,30 @@ class QLayer:
 class QModel:
     """The quantised decoder: what the image holds and the golden model computes with.
 
-    ``head`` has the exact rows, ``coarse`` those of ``plan.planes`` digit planes where the plan needs them.
+    ``layers`` makes a layer whenever it is asked for one: whoever needs one twice keeps ``list(layers)``.
     """
     config: ModelConfig
-    embedding: torch.Tensor                # (vocab, hidden) float32
-    layers: list[QLayer]
+    embedding: Rows | torch.Tensor         # (vocab, hidden) float32
+    layers: Sequence                       # of QLayer
     final_norm: torch.Tensor               # (hidden,) float32
-    head: QHead
-    name: str = field(default="model")
+    make_heads: Callable                   # () -> (head, coarse)
+    name: str = "model"
     plan: HeadPlan = EXACT
-    coarse: QHead | None = None
     sources: dict = field(default_factory=dict)     # of the checkpoint
 
-    def record(self, name, found, planes, source=None):
-        """The :class:`PackedTensor` of a matrix or head by its name in the image."""
-        return PackedTensor(name, *found.weights.shape, planes, found.relative_error, self.sources.get(source or name, "float32"))
+    @cached_property
+    def _heads(self):
+        return self.make_heads()
+
+    @property
+    def head(self):
+        """:class:`QHead` with the exact rows; read and quantised when it is first asked for."""
+        return self._heads[0]
+
+    @property
+    def coarse(self):
+        """:class:`QHead` of ``plan.planes`` digit planes, or None where the plan has none."""
+        return self._heads[1]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import jinja2
 from celosia.hw.configs import CONFIGS
 
 from . import fit, image
-from .assemble import place
 from .estimate import READ_SHARE, decode_beats, simulate_program, tokens_per_s
 from .place import Layout
 from .program import compile_program
+from .window import place
 
 __all__ = ["ASSUMPTIONS", "describe", "kinds", "require_suffix", "write"]
 

@@ -14,8 +14,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .rows import Rows
+
 __all__ = ["CheckpointError", "Tensors", "read_json"]
 
+_BLOCK_ROWS = 2048
+_JSON_BYTES = 64 << 20      # at most
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8,
            "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool}
@@ -29,7 +33,11 @@ class CheckpointError(ValueError):
 def read_json(path):
     """The JSON object of a file; raises :class:`CheckpointError`."""
     try:
+        if path.stat().st_size > _JSON_BYTES:
+            raise CheckpointError(f"{path.name} must have at most {_JSON_BYTES} bytes, not {path.stat().st_size}")
         found = json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
     except OSError:
         raise CheckpointError(f"A checkpoint must be a directory with a {path.name}, and {path} cannot be read") from None
     except (ValueError, RecursionError):
@@ -56,8 +64,12 @@ class Tensors:
 
     def __getitem__(self, name):
         """The tensor as it is stored."""
+        return self._read(name)
+
+    def _read(self, name, rows=None):
+        """The tensor, or a slice of its rows, as it is stored."""
         try:
-            return self._entry(name).read(name)
+            return self._entry(name).read(name, rows)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"Tensor {name} must be readable, and is not: {error}") from None
 
@@ -76,11 +88,29 @@ class Tensors:
 
     def floats(self, name, shape=None):
         """The tensor in float32; it must be of floating point, finite, and of ``shape`` where one is given."""
-        if self.dtype(name) not in _FLOATS:
-            raise CheckpointError(f"Tensor {name} must hold floating-point numbers, not {self.dtype(name)}")
+        self._require_floats(name)
         if shape is not None:
             self.require(name, shape)
-        tensor = self[name].to(torch.float32)
+        return self._float(name)
+
+    def rows(self, name, shape):
+        """:class:`Rows` in float32 of a matrix, which must be as for ``floats``."""
+        self._require_floats(name)
+        self.require(name, shape)
+        return Rows(shape, lambda first, last: self._float(name, slice(first, last)))
+
+    def same(self, one, other):
+        """Whether two matrices hold the same numbers."""
+        blocks = (slice(first, first + _BLOCK_ROWS) for first in range(0, self.shape(one)[0], _BLOCK_ROWS))
+        return self.shape(one) == self.shape(other) and all(torch.equal(self._float(one, rows), self._float(other, rows))
+                                                            for rows in blocks)
+
+    def _require_floats(self, name):
+        if self.dtype(name) not in _FLOATS:
+            raise CheckpointError(f"Tensor {name} must hold floating-point numbers, not {self.dtype(name)}")
+
+    def _float(self, name, rows=None):
+        tensor = self._read(name, rows).to(torch.float32)
         if not tensor.isfinite().all():
             raise CheckpointError(f"Tensor {name} must hold finite numbers, and does not")
         return tensor
@@ -92,9 +122,10 @@ class Tensors:
 
 
 class _Safetensors:
-    """One safetensors file, mapped into memory."""
+    """One safetensors file. It is mapped anew for every tensor, so that what was read does not stay in memory."""
 
     def __init__(self, file):
+        self._file = file
         try:
             self._opened = safe_open(file, framework="pt")
         except (OSError, SafetensorError):
@@ -110,23 +141,39 @@ class _Safetensors:
         word = self._opened.get_slice(name).get_dtype()
         return _DTYPES.get(word, word)
 
-    def read(self, name):
-        return self._opened.get_tensor(name)
+    def read(self, name, rows):
+        with safe_open(self._file, framework="pt") as opened:
+            return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
 
 
 class _Pickle:
-    """One pickle of tensors; mapped into memory where it is a zip file."""
+    """One pickle of tensors. A zip file is mapped anew for every tensor; older ones stay in memory."""
 
     def __init__(self, file):
+        self._file, self._zipped = file, zipfile.is_zipfile(file)
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            self._require_stored()
+            found = self._load()
         except Exception:       # a damaged pickle raises anything
             found = None
         if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
                                                   for name, tensor in found.items()):
             raise CheckpointError(f"{file.name} must be a pickle of nothing but tensors, which torch.load(weights_only=True) "
                                   f"reads, and {file} is not: save the model as safetensors")
+        for name, tensor in found.items():
+            if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+                raise CheckpointError(f"Tensor {name} must have all its numbers in {file.name}, and has not")
         self._found = found
+
+    def _require_stored(self):
+        """Raise where parts of the file are compressed, so that they would take more memory than the file says."""
+        if self._zipped:
+            with zipfile.ZipFile(self._file) as parts:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+                    raise ValueError
+
+    def _load(self):
+        return torch.load(self._file, map_location="cpu", weights_only=True, mmap=self._zipped)
 
     def names(self):
         return self._found.keys()
@@ -137,8 +184,9 @@ class _Pickle:
     def dtype(self, name):
         return self._found[name].dtype
 
-    def read(self, name):
-        return self._found[name]
+    def read(self, name, rows):
+        tensor = (self._load() if self._zipped else self._found)[name]
+        return tensor if rows is None else tensor[rows]
 
 
 def _open(file):

@@ -9,13 +9,14 @@ import pytest
 from random_models import SMALL, random_image
 
 from celosia.gen import checkpoint, fit
-from celosia.gen.assemble import assemble, place
+from celosia.gen.assemble import assemble
 from celosia.gen.estimate import decode_beats, simulate_program, tokens_per_s
 from celosia.gen.model import HeadPlan, ModelConfig
 from celosia.gen.place import Layout
 from celosia.gen.program import compile_program
 from celosia.gen.quantise import quantise
 from celosia.gen.shapes import SHAPES
+from celosia.gen.window import place
 from celosia.hw.configs import CONFIGS, duo, kv260, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +24,9 @@ from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.commands import pack
 from celosia.gen.gguf_file import I2_S
 from celosia.gen.golden.machine import Machine
-from celosia.gen.model import MATRICES, ModelConfig
+from celosia.gen.model import MATRICES, ModelConfig, QModel
 from celosia.gen.quantise import quantise
+from celosia.gen.rows import Rows
 from celosia.hw.configs import duo, tiny
 
 # Divides nothing; heads share KV heads; attention is not as wide as the model.
@@ -144,13 +146,15 @@ def assert_same(ours, theirs):
     assert type(ours) is type(theirs)
     if isinstance(ours, torch.Tensor):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    elif isinstance(ours, list):
+    elif isinstance(ours, Rows):
+        assert_same(ours[:], theirs[:])
+    elif isinstance(ours, Sequence) and not isinstance(ours, str):
         for a, b in zip(ours, theirs, strict=True):
             assert_same(a, b)
     elif is_dataclass(ours):
-        for each in fields(ours):
-            if each.name not in ("name", "sources", "relative_error"):
-                assert_same(getattr(ours, each.name), getattr(theirs, each.name))
+        names = [each.name for each in fields(ours)] + (["head", "coarse"] if isinstance(ours, QModel) else [])
+        for name in set(names) - {"name", "sources", "relative_error", "make_heads"}:
+            assert_same(getattr(ours, name), getattr(theirs, name))
     else:
         assert ours == theirs
 
@@ -295,7 +299,8 @@ def test_a_trained_model_tells_its_story(tmp_path):
     model = LlamaForCausalLM(LlamaConfig(
         hidden_size=dim, intermediate_size=ffn, num_hidden_layers=n_layers, num_attention_heads=n_heads,
         num_key_value_heads=n_kv_heads, vocab_size=vocab, rms_norm_eps=1e-5, tie_word_embeddings=True)).eval()
-    state = {"model.embed_tokens.weight": loaded.embedding, "model.norm.weight": loaded.final_norm, "lm_head.weight": loaded.head}
+    state = {"model.embed_tokens.weight": loaded.embedding[:], "model.norm.weight": loaded.final_norm,
+             "lm_head.weight": loaded.head[:]}
     for i, layer in enumerate(loaded.layers):
         state |= {f"model.layers.{i}.{HF[name]}.weight": value for name, value in layer.items()}
     model.load_state_dict(state)

@@ -3,17 +3,16 @@
 import hashlib
 import json
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
 from celosia.hw.configs import CONFIGS
-from celosia.hw.isa import Opcode
 
-from . import checkpoint, fit, image, tokenizer
+from . import checkpoint, fit, image, report, tokenizer
 from .assemble import assemble
+from .estimate import decode_beats
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
 from .quantise import AUTO_ERROR, quantise
@@ -79,9 +78,13 @@ def configs():
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
 @click.option("--tokenizer", "tokenizer_file", metavar="FILE", type=click.Path(), help="tokenizer.json, a sentencepiece .model or "
               "a .bin of llama2.c; default: what the checkpoint folder has.")
-def pack(checkpoint_path, output, config_name, context, head, candidates, planes, shortlist_planes, tokenizer_file):
+@click.option("--report", "report_file", metavar="FILE.html|.json", type=click.Path(dir_okay=False), help="Also write what was "
+              "read, lost and laid out, what it fits and how fast it should be: a page, or the same as JSON.")
+def pack(checkpoint_path, output, config_name, context, head, candidates, planes, shortlist_planes, tokenizer_file, report_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
+        if report_file:
+            report.require_suffix(report_file)
         config, folder = _config(config_name), Path(output).resolve().parent
         if not folder.is_dir():
             raise ValueError(f"The folder of the image must exist, and {folder} does not")
@@ -99,6 +102,8 @@ def pack(checkpoint_path, output, config_name, context, head, candidates, planes
 
             assembled = assemble(model, config, context, progress, folder)
             image.save(output, *_parts(assembled, chosen))
+        if report_file:
+            report.write(report_file, report.describe(assembled, checkpoint_path, chosen, Path(output).stat().st_size))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(_table(assembled, Path(output).stat().st_size))
@@ -107,20 +112,11 @@ def pack(checkpoint_path, output, config_name, context, head, candidates, planes
 
 def _table(assembled, file_bytes):
     """What was packed: segments by kind, and what a token costs."""
-    layout, placement = assembled.placement.layout, assembled.placement
-    weights, sizes = defaultdict(int), defaultdict(int)
-    for segment in assembled.header["segments"]:
-        name = segment["name"]
-        kind = re.sub(r"^layer\d+\.|\d+(?=$|\.scales)", "", name)
-        kind = "row scales" if name.endswith(".scales") else "norms" if kind.endswith("norm") else kind
-        sizes[kind] += segment["bytes"]
-        if name in placement.matrices:
-            matrix = placement.matrices[name]
-            weights[kind] += matrix.rows * matrix.columns
+    layout = assembled.placement.layout
     lines = [f"{'tensor':<18}{'bits a weight':>14}{'bytes':>14}"]
-    for kind, size in sizes.items():
-        bits = f"{8 * size / weights[kind]:.2f}" if weights[kind] else ""
-        lines.append(f"{kind:<18}{bits:>14}{size:>14,}")
+    for row in report.kinds(assembled):
+        bits = f"{row['bits_per_weight']:.2f}" if row["weights"] else ""
+        lines.append(f"{row['kind']:<18}{bits:>14}{row['bytes']:>14,}")
     cache = layout.model.n_layers * layout.model.n_kv_heads * layout.record_bytes
     beats = decode_beats(assembled.programs["decode"], layout)
     attend = cache // layout.accel.port_bytes / layout.accel.n_ports
@@ -135,17 +131,6 @@ def _table(assembled, file_bytes):
 def _tokenizer_line(chosen):
     template = ", with a chat template" if chosen.chat_template else ""
     return f"tokenizer: {chosen.kind}" + (f", {len(chosen.data):,} bytes{template}" if chosen.data else "")
-
-
-def decode_beats(program, layout):
-    """Beats that a program reads for one token at position 0, all ports together counted as one."""
-    beats, word_beats = 0, 4 * layout.accel.vector_lanes // layout.accel.beat_bytes
-    for step in program.steps:
-        if step.opcode is Opcode.MATMUL:
-            beats += step.fields["n_row_groups"] * step.fields["n_col_blocks"] * step.fields["planes"]
-        elif step.opcode is Opcode.LOAD:
-            beats += step.fields["n_words"] * word_beats
-    return beats
 
 
 def _ports(text):

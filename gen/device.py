@@ -10,6 +10,7 @@ from celosia.hw import regs
 from celosia.hw.configs import CONFIGS
 
 from .golden.machine import Machine, MachineError
+from .golden.score import score
 
 __all__ = ["GoldenDevice", "open_device"]
 
@@ -91,7 +92,15 @@ class GoldenDevice:
         offset = regs.offset(name)
         return self.read32(offset) | self.read32(offset + 4) << 32
 
-    def _start(self):
+    def score(self):
+        """Instead of a start: run the program that the registers name; logits float32 (tokens, vocabulary) after every token.
+
+        Raises MachineError where a start would end in an error.
+        """
+        return score(*self._launched()).numpy()
+
+    def _launched(self):
+        """(machine, program, tokens, first position) by the registers."""
         windows = tuple(self._get(name) for name in ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE"))
         if self._machine is None or windows != self._windows:
             self._windows = windows
@@ -99,9 +108,13 @@ class GoldenDevice:
         n_tokens = self.read32(regs.offset("N_TOKENS"))
         tokens = [self.read32(regs.offset("TOKEN0") + 4 * t) for t in range(min(n_tokens, _MAX_TOKENS))]
         program = self._get("PROGRAM_OFFSET"), self.read32(regs.offset("PROGRAM_COUNT"))
+        return self._machine, program, tokens, self.read32(regs.offset("FIRST_POSITION"))
+
+    def _start(self):
         status = regs.offset("STATUS")
+        machine, *launch = self._launched()
         try:
-            candidates = self._machine.run(program, tokens, self.read32(regs.offset("FIRST_POSITION")))
+            candidates = machine.run(*launch)
         except MachineError as error:
             codes = {name: code for code, name in regs.Error.NAMES.items()}
             self._registers[status] = _ERROR

@@ -201,19 +201,49 @@ class Accelerator:
                 return
             candidates = self.decode(token)
 
+    @property
+    def scores(self):
+        """Whether the device gives the logits of all token lanes at once."""
+        return hasattr(self._device, "score")
+
+    @property
+    def n_candidates(self):
+        """Candidates that a run returns, at most: cells of the configuration, or what the shortlist of the image has."""
+        head, vocab = self._need_image().header["head"], self._image.header["vocab"]
+        kept = head["candidates"] if head["kind"] == "shortlist" else vocab
+        return min(kept, vocab, self._device.manifest["config"]["top_k"])
+
+    @property
+    def returns_all_logits(self):
+        """Whether :meth:`score` has a logit for every token of the vocabulary."""
+        return self.scores or self.n_candidates == self._need_image().header["vocab"]
+
+    def score(self, tokens):
+        """Feed tokens and yield the logits after each of them, float32 (n, vocabulary), of one run after the other.
+
+        A device that scores (the golden one) gives all logits of all token lanes, of a shortlist those of the exact rows. From
+        others come the candidates of one token a run; logits that are not among them are -inf. Raises as :meth:`prefill`.
+        """
+        tokens = self._check_tokens(tokens)
+        lanes = self.token_lanes if self.scores else 1
+        for start in range(0, len(tokens), lanes):
+            part = tokens[start:start + lanes]
+            if self.scores:
+                self._set_up("decode", part, self._position)
+                logits = self._device.score()
+            else:
+                self.stats.prefill_cycles += self.run("decode", part, self._position)
+                logits = self._candidates().spread(self._image.header["vocab"])[None]
+            self._position += len(part)
+            self.stats.prompt_tokens += len(part)
+            yield logits
+
     def run(self, program, tokens, first_position):
         """Run one program of the image on up to ``token_lanes`` tokens; returns its cycles.
 
         Raises ``ProgramError`` when the accelerator stops it, ``DeviceTimeout`` when it does not finish.
         """
-        where = self._need_image().header["programs"][program]
-        self._await_quiet()
-        self._write64("PROGRAM_OFFSET", where["offset"])
-        self._write("PROGRAM_COUNT", where["count"])
-        self._write("N_TOKENS", len(tokens))
-        self._write("FIRST_POSITION", first_position)
-        for lane, token in enumerate(tokens):
-            self._write(f"TOKEN{lane}", token)
+        self._set_up(program, tokens, first_position)
         self._write("CONTROL", CONTROL_START)
         self._device.wait(self._limit_cycles())
         status = self._read("STATUS")
@@ -227,6 +257,16 @@ class Accelerator:
         for name in self._device.manifest["counters"]:
             self.stats.counters[name] = self.stats.counters.get(name, 0) + self._read64(name)
         return self._read64("CYCLES")
+
+    def _set_up(self, program, tokens, first_position):
+        where = self._need_image().header["programs"][program]
+        self._await_quiet()
+        self._write64("PROGRAM_OFFSET", where["offset"])
+        self._write("PROGRAM_COUNT", where["count"])
+        self._write("N_TOKENS", len(tokens))
+        self._write("FIRST_POSITION", first_position)
+        for lane, token in enumerate(tokens):
+            self._write(f"TOKEN{lane}", token)
 
     def _limit_cycles(self):
         return 2_000_000 + 64 * len(self._image.payload)

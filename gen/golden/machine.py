@@ -104,10 +104,15 @@ class Machine:
 
     def candidates(self):
         """What the top-k unit of the last run holds: [(token, logit)]."""
-        if not self._offered:
-            return []
-        tokens, values = best(*(torch.cat(part) for part in zip(*self._offered)), self.config.top_k)
+        tokens, values = best(*self.offered(), self.config.top_k)
         return list(zip(tokens.tolist(), values.tolist()))
+
+    def offered(self, forget=False):
+        """All that came to the top-k unit, in order of arrival: tokens int64 (n,) and logits float32 (n,)."""
+        parts = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0)), *self._offered]
+        if forget:
+            self._offered = []
+        return tuple(torch.cat(part) for part in zip(*parts))
 
     def execute(self, index, opcode, fields):
         """Run one descriptor. LOAD, MATMUL and ATTEND read memory; MATMUL and ATTEND leave words for a later VECTOR."""
@@ -153,13 +158,20 @@ class Machine:
             raise ValueError(f"Descriptor {index} asks for candidate {rank} of {len(self._shortlist)}")
         return self._shortlist[rank]
 
+    def of_group(self, opcode, fields, group):
+        """Fields of a LOAD or MATMUL that reads by a candidate, as one that reads ``group``, the rows from
+        ``group * row_quantum`` on."""
+        if opcode is Opcode.LOAD:
+            return fields | {"addr": fields["addr"] + group * fields["index_stride"], "index": Index.NONE}
+        matrix_bytes = fields["planes"] * fields["n_row_groups"] * fields["n_col_blocks"] * self.config.port_bytes
+        return fields | {"addr": fields["addr"] + group * matrix_bytes, "gather": 0}
+
     # Units
 
     def _load(self, index, f):
         c = self.config
         if f["index"] is Index.CANDIDATE:
-            f = f | {"addr": f["addr"] + self._gathered(index, f["rank"]) // c.row_quantum * f["index_stride"],
-                     "index": Index.NONE}
+            f = self.of_group(Opcode.LOAD, f, self._gathered(index, f["rank"]) // c.row_quantum)
         row_bytes = f["n_words"] * c.vector_lanes * 4 // c.n_ports
         rows = {Index.NONE: [0], Index.TOKEN: self._token_ids,
                 Index.POSITION: range(self._first, self._first + self._n)}[f["index"]]
@@ -172,8 +184,7 @@ class Machine:
     def _matmul(self, index, f):
         c = self.config
         if f["gather"]:
-            matrix_bytes = f["planes"] * f["n_row_groups"] * f["n_col_blocks"] * c.port_bytes
-            f = f | {"addr": f["addr"] + self._gathered(index, f["rank"]) // c.row_quantum * matrix_bytes}
+            f = self.of_group(Opcode.MATMUL, f, self._gathered(index, f["rank"]) // c.row_quantum)
         weights = self._unpacked(index, f)
         act = self._act[f["bank"], :1 if f["tokens"] is Tokens.LAST else self._n, :weights.shape[1]]
         acc = (act.to(weights.dtype) @ weights.T).to(torch.int64)

@@ -23,7 +23,7 @@ from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.commands import pack
 from celosia.gen.gguf_file import I2_S
 from celosia.gen.golden.machine import Machine
-from celosia.gen.model import MATRICES, ModelConfig
+from celosia.gen.model import MATRICES, ModelConfig, Trits
 from celosia.gen.quantise import quantise
 from celosia.hw.configs import duo, tiny
 
@@ -219,6 +219,24 @@ def test_trits_and_scales_are_exactly_those_of_the_package(tmp_path_factory, kin
     assert np.array_equal(found.scale.expand(len(weight))[weight.any(1)], np.broadcast_to(scale, weight.shape)[weight.any(1), 0])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "bitnet"])
+@pytest.mark.parametrize("kind", [Kind.TQ1_0, Kind.TQ2_0], ids=["TQ1_0", "TQ2_0"])
+def test_unequal_scales_of_a_row_become_digits(tmp_path, kind, architecture):
+    """Of what the package dequantises to; the other matrices of the file stay trits."""
+    config, rng = of_architecture(WIDE, architecture), np.random.default_rng(3)
+    tensors = random_tensors(config, matrix=ternary(rng))
+    weight = rng.integers(-1, 2, (256, 512)).astype(np.float32)
+    weight[9, 256:] *= 2
+    tensors["model.layers.0.mlp.down_proj"] = weight
+    found = load(save_gguf(tmp_path / "a.gguf", config, architecture, gguf_tensors(config, tensors, architecture, kind)))
+    assert np.array_equal(found.layers[0]["down"], weight) and isinstance(found.layers[0]["up"], Trits)
+    assert found.layers.source(0, "down") == f"{kind.name}, unequal scales: as digits"
+    assert found.layers.source(-1, "up") == kind.name
+    layer = quantise(found, planes=2).layers[0]
+    assert layer.down.planes == 2 and layer.up.planes == 1
+    np.testing.assert_allclose(layer.down.weights * layer.down.scale[:, None], weight, rtol=1e-4)      # digits hold 1 and 2
+
+
 def test_i2_s_bits(tmp_path):
     """128 weights written out by hand: byte 5 has weights 5, 37, 69, 101 and byte 4 has 4, 36, 68, 100."""
     config = of_architecture(replace(SMALL, hidden_size=128, n_layers=1), "bitnet")
@@ -346,14 +364,7 @@ def of_kind(kind, shape, value=0):
     return Tensor(np.full(int(np.prod(shape)) // block * block_bytes + 32 * (kind == I2_S), value, np.uint8), kind, shape)
 
 
-def uneven():
-    """TQ2_0 of a row with two scales."""
-    weight = np.full((256, 512), SCALE, np.float32)
-    weight[9, 256:] *= 2
-    return Tensor(gguf.quants.quantize(weight, Kind.TQ2_0), Kind.TQ2_0, weight.shape)
-
-
-UP, DOWN = "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"
+UP = "blk.0.ffn_up.weight"
 BAD = [
     ("gpt2", {}, {}, "GGUF metadata general.architecture must be one of llama, bitnet, bitnet-b1.58, not 'gpt2'"),
     ("llama", {"block_count": None}, {}, "GGUF metadata must give llama.block_count"),
@@ -379,8 +390,7 @@ BAD = [
     ("llama", {}, {UP: of_kind(Kind.TQ2_0, (512, 255))},
      f"Tensor {UP} must have rows of whole blocks of 256 weights, and has shape (512, 255)"),
     ("llama", {}, {UP: of_kind(I2_S, (512, 256), 0x3F)},
-     f"Tensor {UP} (I2_S) must hold -s, 0 and s with one s a row, and row 0 holds other numbers"),
-    ("llama", {}, {DOWN: uneven()}, f"Tensor {DOWN} (TQ2_0) must hold -s, 0 and s with one s a row, and row 9 holds other numbers"),
+     f"Tensor {UP} (I2_S) must hold -s, 0 and s with one s, and row 0 holds other numbers"),
     ("llama", {}, {"blk.0.attn_q.bias": of_kind(Kind.F32, (256,))},
      "Tensor blk.0.attn_q.bias must not be there: the decoder has no biases, experts or scaled positions"),
     ("llama", {}, {"blk.0.attn_q.scale": of_kind(Kind.F32, (1,))}, "Tensor blk.0.attn_q.scale must be positive, not 0"),

@@ -128,7 +128,7 @@ def save_gguf(path, config, architecture, tensors, metadata=None):
         if value is not None:
             add = (writer.add_string if isinstance(value, str) else writer.add_float32 if isinstance(value, float) else
                    writer.add_array if isinstance(value, list) else writer.add_uint32)
-            add(key if key.startswith("split.") else f"{architecture}.{key}", value)
+            add(key if key.startswith(("split.", "tokenizer.")) else f"{architecture}.{key}", value)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor.data, raw_dtype=Kind.I8 if tensor.data.dtype == np.uint8 else tensor.kind)
         writer.tensors[-1][name].shape, writer.tensors[-1][name].dtype = tensor.shape, tensor.kind

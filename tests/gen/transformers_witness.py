@@ -15,7 +15,8 @@ With J_li = d logit_l / d x_i of the model in floating point (weights as packed)
 
     sigma_l^2 = sum J_li^2 v_i        v = s^2 / 12    one side rounds: an error spread over +-s / 2; a^2 for attention
                                       v = s^2 / 4     both sides round: their difference is a step with probability p, no step
-                                                      otherwise; the variance s^2 p (1 - p) is at most this
+                                                      otherwise; the variance s^2 p (1 - p) is at most this; so is that of two
+                                                      independent errors on grids of at most s, s^2 / 6
 
 A rotation mixes pairs of elements whose errors have the same variance, so the site of queries and keys is taken before it,
 with the largest radius of a pair in the place of max|x|.
@@ -84,21 +85,24 @@ class _Sites:
         return ((absmax.clamp(min=_LEAST_ABSMAX) / 127) ** 2 / 12).expand_as(x)
 
 
-def sigmas(model, tokens, shared):
-    """Standard deviations (tokens, vocab) of the logits of the golden model about those of transformers.
+def sigmas(model, tokens, shared, positions=None, log_probabilities=False):
+    """Standard deviations (positions, vocab) of the logits of the golden model about those of transformers.
 
     model : a causal language model of transformers with float weights, those that are packed; ``eager`` attention
     tokens : list of ids
     shared : whether the reference rounds the inputs of matrices too, as BitLinear does
+    positions : those whose logits are asked for; all by default
+    log_probabilities : of the logarithms of the probabilities instead
     """
     sites = _Sites(model, shared)
     try:
         logits = model(torch.tensor([tokens]), use_cache=False).logits[0]
-        n = logits.numel()
-        names = list(sites.leaves)
-        rows = torch.eye(n).view(n, *logits.shape)
-        gradients = torch.autograd.grad(logits, [sites.leaves[name] for name in names], rows, is_grads_batched=True)
-        total = sum((gradient.square() * sites.variances[name]).flatten(1).sum(1) for name, gradient in zip(names, gradients))
+        names, found = list(sites.leaves), []
+        for row in (logits.log_softmax(-1) if log_probabilities else logits)[slice(None) if positions is None else positions]:
+            gradients = torch.autograd.grad(row, [sites.leaves[name] for name in names], torch.eye(len(row)), retain_graph=True,
+                                            is_grads_batched=True)
+            found.append(sum((gradient.square() * sites.variances[name]).flatten(1).sum(1)
+                             for name, gradient in zip(names, gradients)))
     finally:
         sites.close()
-    return total.view(logits.shape).sqrt()
+    return torch.stack(found).sqrt()

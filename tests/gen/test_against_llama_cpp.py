@@ -18,7 +18,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from random_models import golden_of
 from test_gguf_checkpoint import HF, STORIES, WIDE, gguf_tensors, of_architecture, random_tensors, save_gguf
-from transformers_witness import BOUND_SIGMAS, sigmas
+from transformers_witness import BOUND_SIGMAS, assert_near, sigmas
 
 from celosia.gen import llama2c
 from celosia.gen.checkpoint import load
@@ -104,7 +104,10 @@ def check(path, tensors, planes, shared, tokens):
     ours = golden_of(quantised, tiny, 32).forward(tokens, 0)[POSITIONS].log_softmax(-1)
     asked = llama_cpp.log_probabilities(path, [tokens[:position + 1] for position in POSITIONS], loaded.config.vocab_size)
     theirs = torch.tensor(asked)
-    packed = as_transformers(loaded.config, as_packed(tensors, quantised))
+    rounded = as_packed(tensors, quantised)
+    original = {name: torch.as_tensor(tensor) for name, tensor in tensors.items()}
+    assert_near(rounded, {"lm_head": original["model.embed_tokens"]} | original, planes)
+    packed = as_transformers(loaded.config, rounded)
     weights = log_probabilities(packed, tokens) - log_probabilities(as_transformers(loaded.config, tensors), tokens)
     bound = BOUND_SIGMAS * sigmas(packed, tokens, shared, POSITIONS, log_probabilities=True)
     ratio = (ours - theirs - weights).abs() / bound

@@ -24,11 +24,21 @@ with the largest radius of a pair in the place of max|x|.
 
 import torch
 
-__all__ = ["BOUND_SIGMAS", "sigmas"]
+__all__ = ["BOUND_SIGMAS", "assert_near", "sigmas"]
 
 BOUND_SIGMAS = 6
+_WEIGHT_ERROR = {1: 1e-6, 3: 0.10, 4: 0.04, 5: 0.015, "auto": 0.081}      # |W - W'| / |W| of a matrix, by digit planes
+_HEAD_ERROR = 0.01
 _LEAST_ABSMAX = 1e-5
 _ATTENTION_ERROR = 2.0**-11      # of the largest value: what gen/golden/attention.py is held to
+
+
+def assert_near(packed, original, planes):
+    """Weights as packed {name: tensor} are the ``original`` ones but for their rounding; else its effect would excuse anything."""
+    for name, weight in packed.items():
+        if not name.endswith("bias") and ("_proj" in name or "lm_head" in name):
+            error = float((weight - original[name]).norm() / original[name].norm())
+            assert error < (_HEAD_ERROR if "lm_head" in name else _WEIGHT_ERROR[planes]), (name, error)
 
 
 class _Sites:

@@ -102,7 +102,7 @@ def check(path, tensors, planes, shared, tokens):
     loaded = load(path)
     quantised = quantise(loaded, planes=planes)
     ours = golden_of(quantised, tiny, 32).forward(tokens, 0)[POSITIONS].log_softmax(-1)
-    asked = llama_cpp.log_probabilities(path, [tokens[:position + 1] for position in POSITIONS], loaded.config.vocab_size)
+    asked = llama_cpp.log_probabilities(path, [tokens[:position + 1] for position in POSITIONS])
     theirs = torch.tensor(asked)
     rounded = as_packed(tensors, quantised)
     original = {name: torch.as_tensor(tensor) for name, tensor in tensors.items()}

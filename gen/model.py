@@ -16,6 +16,7 @@ __all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "C
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 HEADS = ("exact", "ternary", "shortlist")
+_MOST = 2**31 - 1       # of any size: what the instructions and files that are read have room for
 MAX_PLANES = 5          # digit planes of a matrix, at most
 HEAD_PLANES = MAX_PLANES    # of exact rows
 
@@ -43,6 +44,8 @@ class ModelConfig:
             value = getattr(self, each.name)
             if each.type is int and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
                 raise ValueError(f"Model {each.name} must be a positive integer, not {value!r}")
+            if each.type is int and value > _MOST:
+                raise ValueError(f"Model {each.name} must be at most {_MOST}, not {value}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"Model n_heads must be a multiple of the {self.n_kv_heads} KV heads, not {self.n_heads}")
         if self.head_dim % 2:

@@ -7,7 +7,10 @@
 The first of these that is there is read. Safetensors come first.
 """
 
+import io
 import json
+import mmap
+import pickletools
 import zipfile
 from pathlib import Path
 
@@ -115,18 +118,17 @@ class _Safetensors:
 
 
 class _Pickle:
-    """One pickle of tensors; mapped into memory where it is a zip file."""
+    """One pickle of tensors, mapped into memory."""
 
     def __init__(self, file):
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            found = _unpickled(file)
         except Exception:       # a damaged pickle raises anything
             found = None
-        if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
-                                                  for name, tensor in found.items()):
+        if not isinstance(found, dict) or not all(isinstance(name, str) and _is_plain(tensor) for name, tensor in found.items()):
             raise CheckpointError(f"{file.name} must be a pickle of nothing but tensors, which torch.load(weights_only=True) "
                                   f"reads, and {file} is not: save the model as safetensors")
-        self._found = found
+        self._found = {name: tensor.detach() for name, tensor in found.items()}
 
     def names(self):
         return self._found.keys()
@@ -139,6 +141,35 @@ class _Pickle:
 
     def read(self, name):
         return self._found[name]
+
+
+def _unpickled(file):
+    """What ``torch.load(weights_only=True)`` makes of a file; None where it claims more than it holds, for torch allocates what a
+    pickle asks for before it reads it."""
+    with open(file, "rb") as opened:
+        zipped = opened.read(4) == zipfile.stringFileHeader
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    if zipped:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > len(mapped) or \
+                    any(entry.compress_size != entry.file_size for entry in entries):      # stored as they are, to be mapped
+                return None
+            pickles = [io.BytesIO(archive.read(entry)) for entry in entries if entry.filename.endswith("/data.pkl")]
+    else:
+        for _ in range(3):      # a number, a version and the machine; then the tensors, and behind the pickles the storages
+            list(pickletools.genops(mapped))
+        pickles = [mapped]
+    if any(isinstance(value, int) and abs(value) > len(mapped) for each in pickles for _, value, _ in pickletools.genops(each)):
+        return None
+    mapped.seek(0)
+    return torch.load(file if zipped else mapped, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _is_plain(tensor):
+    """Whether a tensor of a pickle is numbers in memory, each in its place."""
+    return isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu" and \
+        not tensor.is_quantized and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _open(file):

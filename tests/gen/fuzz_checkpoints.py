@@ -30,10 +30,20 @@ def _bases(folder):
     import numpy as np
     import torch
     from gguf import GGMLQuantizationType as Kind
+    from gguf_files import (
+        BYTE_TOKENS,
+        SMALL,
+        WIDE,
+        gguf_tensors,
+        of_architecture,
+        random_tensors,
+        save_gguf,
+        save_hf,
+        ternary,
+        tokenizer_metadata,
+    )
     from safetensors.torch import load_file, save_file
     from test_digits import written
-    from test_gguf_checkpoint import SMALL, WIDE, gguf_tensors, of_architecture, random_tensors, save_gguf, save_hf, ternary
-    from test_gguf_tokenizer import BYTES, metadata
     from tokenizer_files import llama2c_file, tokenizer_json
 
     from celosia.gen.gguf_file import I2_S
@@ -83,8 +93,8 @@ def _bases(folder):
 
     wide = replace(WIDE, vocab_size=290, n_kv_heads=1, ffn_size=256)
     rng = np.random.default_rng(1)
-    texts = ["<unk>", "<s>", "</s>", *BYTES, *"abcdefghij", "ab"]
-    spoken = metadata("llama", texts, scores=[float(-i) for i in range(270)])
+    texts = ["<unk>", "<s>", "</s>", *BYTE_TOKENS, *"abcdefghij", "ab"]
+    spoken = tokenizer_metadata("llama", texts, scores=[float(-i) for i in range(270)])
     for architecture, kind, own in (("llama", Kind.F32, small), ("bitnet", Kind.TQ1_0, wide), ("bitnet-b1.58", I2_S, wide)):
         own = of_architecture(own, architecture)
         values = random_tensors(own, matrix=ternary(rng) if own is not small and kind != Kind.F32 else None)

@@ -10,14 +10,13 @@ import importlib.util
 from dataclasses import replace
 from typing import NamedTuple
 
-import gguf
 import llama_cpp
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from gguf_files import HF, STORIES, WIDE, gguf_tensors, of_architecture, random_tensors, save_gguf, tokenizer_metadata
 from random_models import golden_of
-from test_gguf_checkpoint import HF, STORIES, WIDE, gguf_tensors, of_architecture, random_tensors, save_gguf
 from transformers_witness import BOUND_SIGMAS, assert_near, sigmas
 
 from celosia.gen import llama2c
@@ -61,8 +60,7 @@ def name_of(case):
 
 def vocabulary(vocab_size):
     """Metadata of a tokenizer, without which llama.cpp does not load: every token is a text of its own."""
-    return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": [f"<0x{i:02X}>" for i in range(vocab_size)],
-            "tokenizer.ggml.scores": [0.0] * vocab_size, "tokenizer.ggml.token_type": [gguf.TokenType.NORMAL] * vocab_size}
+    return tokenizer_metadata("llama", [f"<0x{i:02X}>" for i in range(vocab_size)], scores=[0.0] * vocab_size)
 
 
 def as_transformers(config, tensors):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fuzz_checkpoints import LIMIT_BYTES
-from test_gguf_checkpoint import SMALL, of_architecture, random_tensors, save_hf
+from gguf_files import SMALL, of_architecture, random_tensors, save_hf
 
 from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.model import ModelConfig

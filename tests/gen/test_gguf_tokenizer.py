@@ -11,7 +11,16 @@ import pytest
 import tokenizers
 from click.testing import CliRunner
 from gguf import TokenType
-from test_gguf_checkpoint import SMALL, STORIES, gguf_tensors, of_architecture, random_tensors, save_gguf
+from gguf_files import (
+    BYTE_TOKENS,
+    SMALL,
+    STORIES,
+    gguf_tensors,
+    of_architecture,
+    random_tensors,
+    save_gguf,
+    tokenizer_metadata,
+)
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from celosia.gen.commands import pack
@@ -21,7 +30,6 @@ from celosia.gen.tokenizer import find
 from celosia.host.image import Image
 from celosia.host.tokens import tokenizer_of
 
-BYTES = [f"<0x{i:02X}>" for i in range(256)]
 TEXTS = ["", "Once upon a time", " the  king's   men,\n\n\tand they'LL say 12345 and 7!", "   ", "\n", "the kingmen",
          "na\u00efve caf\u00e9 \u65e5\u672c \U0001f600",
          "for (int i = 0; i < 10; ++i) {\r\n  x[i] += 3.14;\n}\n", "I'd   we've\u00a0it's"]
@@ -33,13 +41,6 @@ def random_texts(seed, n_texts=40):
     parts = ["the", "and", " ", "  ", "\n", "King", "'s", "12", "3456", ".", ", ", "!?", "\u00e9", "\u4e2d\u6587", "ing", "A", "q",
              "\t", "_"]
     return ["".join(rng.choice(parts) for _ in range(rng.randint(1, 25))) for _ in range(n_texts)]
-
-
-def metadata(model, tokens, types=None, **more):
-    """What a file says of a tokenizer."""
-    types = types or [TokenType.NORMAL] * len(tokens)
-    values = {"model": model, "tokens": tokens, "token_type": [int(of) for of in types]} | more
-    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
 
 
 def trained(text, n_tokens, cut, special=()):
@@ -65,8 +66,8 @@ def byte_level(text):
     found = json.loads(built.to_str())
     tokens = [built.id_to_token(i) for i in range(built.get_vocab_size())] + ["\u0120kingmen"]
     types = [TokenType.CONTROL] * 2 + [TokenType.USER_DEFINED] + [TokenType.NORMAL] * (len(tokens) - 3)
-    return built, metadata("gpt2", tokens, types, merges=[" ".join(pair) for pair in found["model"]["merges"]], bos_token_id=0,
-                           eos_token_id=1, eot_token_id=2)
+    merges = [" ".join(pair) for pair in found["model"]["merges"]]
+    return built, tokenizer_metadata("gpt2", tokens, types, merges=merges, bos_token_id=0, eos_token_id=1, eot_token_id=2)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,10 @@ def pieces(text):
     built.pre_tokenizer = pre_tokenizers.Metaspace()
     built.train_from_iterator(text.splitlines(), trainers.BpeTrainer(vocab_size=200, show_progress=False))
     found = sorted(built.get_vocab(), key=built.get_vocab().get)
-    tokens = ["<unk>", "<s>", "</s>", *BYTES, *found]
+    tokens = ["<unk>", "<s>", "</s>", *BYTE_TOKENS, *found]
     types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256, *[TokenType.NORMAL] * len(found)]
     scores = [0.0] * 259 + [-float(i) for i in range(len(found))]
-    return metadata("llama", tokens, types, scores=scores, bos_token_id=1, eos_token_id=2)
+    return tokenizer_metadata("llama", tokens, types, scores=scores, bos_token_id=1, eos_token_id=2)
 
 
 def written(path, values):
@@ -117,7 +118,7 @@ def test_scored_pieces_are_those_of_llama2c(tmp_path):
     tokens = ["<unk>", "<s>", "</s>", *(piece for piece, _ in found[3:])]
     types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL] + [TokenType.BYTE] * 256
     types += [TokenType.NORMAL] * (len(tokens) - len(types))
-    encode = encoder(written(tmp_path, metadata("llama", tokens, types, scores=[float(score) for _, score in found])))
+    encode = encoder(written(tmp_path, tokenizer_metadata("llama", tokens, types, scores=[float(score) for _, score in found])))
     theirs = Pieces.parse(data)
     for text in TEXTS + random_texts(2):
         assert encode(text) == theirs.encode(text)

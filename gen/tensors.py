@@ -13,12 +13,14 @@ import mmap
 import pickletools
 import zipfile
 from pathlib import Path
+from reprlib import repr as shown
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 __all__ = ["CheckpointError", "Tensors", "read_json"]
 
+_NAME_LENGTH = 200
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8,
            "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool}
@@ -50,6 +52,7 @@ class Tensors:
 
     def __init__(self, path):
         self._where = _found(Path(path))
+        _check_names(self._where)
 
     def __contains__(self, name):
         return name in self._where
@@ -176,6 +179,13 @@ def _open(file):
     return (_Safetensors if file.suffix == ".safetensors" else _Pickle)(file)
 
 
+def _check_names(names):
+    """Names of tensors can stand in a sentence."""
+    for name in names:
+        if len(name) > _NAME_LENGTH or not name.isprintable():
+            raise CheckpointError(f"Names of tensors must have at most {_NAME_LENGTH} printable characters, and {shown(name)} has not")
+
+
 def _found(path):
     """{name of a tensor: file that holds it}."""
     for single in _SINGLE:
@@ -192,10 +202,11 @@ def _indexed(index):
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} must give weight_map, the file of every tensor")
+    _check_names(weight_map)
     opened = {}
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
-            raise CheckpointError(f"{index.name} must name a file beside it for tensor {tensor}, not {name!r}")
+            raise CheckpointError(f"{index.name} must name a file beside it for tensor {tensor}, not {shown(name)}")
         if name not in opened:
             opened[name] = _open(index.parent / name)
             held = set(opened[name].names())

@@ -17,6 +17,7 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shown
 
 import tokenizers
 
@@ -145,7 +146,7 @@ def _stop(folder):
         if found is not None:
             ids = found if isinstance(found, list) else [found]
             if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-                raise ValueError(f"{name}: eos_token_id must be a token or a list of tokens, not {found!r}")
+                raise ValueError(f"{name}: eos_token_id must be a token or a list of tokens, not {shown(found)}")
             return tuple(ids)
     return ()
 

@@ -78,6 +78,12 @@ def test_a_pickle_of_parameters_and_shared_tensors(pickled, zipped):
     assert not any(tensor.requires_grad for tensor in (found.embedding, found.final_norm, *found.layers[0].values()))
 
 
+@pytest.mark.parametrize("name", ["x" * 201, "a\nb"])
+def test_names_that_cannot_stand_in_a_sentence(pickled, name):
+    with pytest.raises(CheckpointError, match="^Names of tensors must have at most 200 printable characters, and '.{1,40}' has not$"):
+        load(pickled(lambda found: found | {name: torch.ones(1)}))
+
+
 def test_a_size_that_is_no_size():
     with pytest.raises(ValueError, match="^Model n_layers must be at most 2147483647, not 9223372036854775808$"):
         ModelConfig(**SMALL.to_json() | {"n_layers": 2**63})

@@ -183,7 +183,8 @@ def _check_names(names):
     """Names of tensors can stand in a sentence."""
     for name in names:
         if len(name) > _NAME_LENGTH or not name.isprintable():
-            raise CheckpointError(f"Names of tensors must have at most {_NAME_LENGTH} printable characters, and {shown(name)} has not")
+            raise CheckpointError(f"Names of tensors must have at most {_NAME_LENGTH} printable characters, and {shown(name)} "
+                                  "has not")
 
 
 def _found(path):

@@ -80,7 +80,7 @@ def test_a_pickle_of_parameters_and_shared_tensors(pickled, zipped):
 
 @pytest.mark.parametrize("name", ["x" * 201, "a\nb"])
 def test_names_that_cannot_stand_in_a_sentence(pickled, name):
-    with pytest.raises(CheckpointError, match="^Names of tensors must have at most 200 printable characters, and '.{1,40}' has not$"):
+    with pytest.raises(CheckpointError, match="^Names of tensors must have at most 200 printable characters, and '.+' has not$"):
         load(pickled(lambda found: found | {name: torch.ones(1)}))
 
 

@@ -17,6 +17,7 @@ values checked, when the layer is asked for.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as shown
 
 import torch
 
@@ -153,32 +154,32 @@ def _multiplies(raw):
         return False
     if not isinstance(how, dict) or how.get("quant_method") != "bitnet":
         method = how.get("quant_method") if isinstance(how, dict) else how
-        raise CheckpointError(f"config.json: quant_method must be bitnet, not {method!r}")
+        raise CheckpointError(f"config.json: quant_method must be bitnet, not {shown(method)}")
     if how.get("use_rms_norm"):
         raise CheckpointError("config.json: use_rms_norm must be false, since the accelerator has no norm in a matrix")
     kept = how.get("modules_to_not_convert")
     if kept not in (None, [], ["lm_head"]):
-        raise CheckpointError(f"config.json: modules_to_not_convert must be lm_head alone, not {kept!r}")
+        raise CheckpointError(f"config.json: modules_to_not_convert must be lm_head alone, not {shown(kept)}")
     linear_class = how.get("linear_class", "bitlinear")
     if linear_class not in _LINEAR_CLASSES:
-        raise CheckpointError(f"config.json: linear_class must be {' or '.join(_LINEAR_CLASSES)}, not {linear_class!r}")
+        raise CheckpointError(f"config.json: linear_class must be {' or '.join(_LINEAR_CLASSES)}, not {shown(linear_class)}")
     return linear_class == "autobitlinear"
 
 
 def _model_config(raw, sub_norms):
     kind = raw.get("model_type")
     if kind not in _KINDS:
-        raise CheckpointError(f"config.json: model_type must be one of {', '.join(_KINDS)}, not {kind!r}")
+        raise CheckpointError(f"config.json: model_type must be one of {', '.join(_KINDS)}, not {shown(kind)}")
     for flag in ("attention_bias", "mlp_bias"):
         if raw.get(flag):
-            raise CheckpointError(f"config.json: {flag} must be false, not {raw[flag]!r}")
+            raise CheckpointError(f"config.json: {flag} must be false, not {shown(raw[flag])}")
     rope, scaling = (_object(raw, name) for name in ("rope_parameters", "rope_scaling"))
     for rope_type in (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type")):
         if rope_type not in (None, "default"):
-            raise CheckpointError(f"config.json: rope_type must be default, not {rope_type!r}")
+            raise CheckpointError(f"config.json: rope_type must be default, not {shown(rope_type)}")
     share = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if share not in (None, 1):
-        raise CheckpointError(f"config.json: partial_rotary_factor must be 1, not {share!r}")
+        raise CheckpointError(f"config.json: partial_rotary_factor must be 1, not {shown(share)}")
 
     def need(name):
         if name not in raw or raw[name] is None:
@@ -187,12 +188,12 @@ def _model_config(raw, sub_norms):
 
     def number(name, value):
         if not math.isfinite(float(value)):
-            raise CheckpointError(f"config.json: {name} must be a finite number, not {value!r}")
+            raise CheckpointError(f"config.json: {name} must be a finite number, not {shown(value)}")
         return float(value)
 
     for name in ("hidden_size", "num_attention_heads"):
         if not isinstance(need(name), int):
-            raise CheckpointError(f"config.json: {name} must be an integer, not {raw[name]!r}")
+            raise CheckpointError(f"config.json: {name} must be an integer, not {shown(raw[name])}")
     n_heads = raw["num_attention_heads"]
     try:
         return ModelConfig(
@@ -220,5 +221,5 @@ def _positions(raw, kind, most):
 def _object(raw, name):
     found = raw.get(name) or {}
     if not isinstance(found, dict):
-        raise CheckpointError(f"config.json: {name} must be a JSON object, not {found!r}")
+        raise CheckpointError(f"config.json: {name} must be a JSON object, not {shown(found)}")
     return found

@@ -9,6 +9,7 @@ attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model tha
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from reprlib import repr as shown
 
 import torch
 
@@ -20,6 +21,7 @@ __all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "C
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 HEADS = ("exact", "ternary", "shortlist")
+_MOST = 2**31 - 1       # of any size: what the instructions and files that are read have room for
 MAX_PLANES = 5          # digit planes of a matrix, at most
 HEAD_PLANES = MAX_PLANES    # of exact rows
 
@@ -46,13 +48,15 @@ class ModelConfig:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.type is int and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
-                raise ValueError(f"Model {each.name} must be a positive integer, not {value!r}")
+                raise ValueError(f"Model {each.name} must be a positive integer, not {shown(value)}")
+            if each.type is int and value > _MOST:
+                raise ValueError(f"Model {each.name} must be at most {_MOST}, not {shown(value)}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"Model n_heads must be a multiple of the {self.n_kv_heads} KV heads, not {self.n_heads}")
         if self.head_dim % 2:
             raise ValueError(f"Model head_dim must be even for rotary positions, not {self.head_dim}")
         if self.act not in ACTS:
-            raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {self.act!r}")
+            raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {shown(self.act)}")
         if not self.norm_eps > 0 or not self.rope_theta > 0:
             raise ValueError(f"Model norm_eps and rope_theta must be positive, not {self.norm_eps} and {self.rope_theta}")
 
@@ -130,7 +134,7 @@ class HeadPlan:
 
     def __post_init__(self):
         if self.kind not in HEADS:
-            raise ValueError(f"Head must be one of {', '.join(HEADS)}, not {self.kind!r}")
+            raise ValueError(f"Head must be one of {', '.join(HEADS)}, not {shown(self.kind)}")
         if self.candidates < 1:
             raise ValueError(f"The candidates of a shortlist must be at least 1, not {self.candidates}")
         if not 1 <= self.planes < HEAD_PLANES:

@@ -7,9 +7,13 @@
 The first of these that is there is read. Safetensors come first.
 """
 
+import io
 import json
+import mmap
+import pickletools
 import zipfile
 from pathlib import Path
+from reprlib import repr as shown
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +24,7 @@ __all__ = ["CheckpointError", "Tensors", "read_json"]
 
 _BLOCK_ROWS = 2048
 _JSON_BYTES = 64 << 20      # at most
+_NAME_LENGTH = 200
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8,
            "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool}
@@ -55,6 +60,7 @@ class Tensors:
 
     def __init__(self, path):
         self._where = _found(Path(path))
+        _check_names(self._where)
 
     def __contains__(self, name):
         return name in self._where
@@ -152,8 +158,7 @@ class _Pickle:
     def __init__(self, file):
         self._file, self._zipped = file, zipfile.is_zipfile(file)
         try:
-            self._require_stored()
-            found = self._load()
+            found = _unpickled(file)
         except Exception:       # a damaged pickle raises anything
             found = None
         if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
@@ -161,19 +166,9 @@ class _Pickle:
             raise CheckpointError(f"{file.name} must be a pickle of nothing but tensors, which torch.load(weights_only=True) "
                                   f"reads, and {file} is not: save the model as safetensors")
         for name, tensor in found.items():
-            if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-                raise CheckpointError(f"Tensor {name} must have all its numbers in {file.name}, and has not")
-        self._found = found
-
-    def _require_stored(self):
-        """Raise where parts of the file are compressed, so that they would take more memory than the file says."""
-        if self._zipped:
-            with zipfile.ZipFile(self._file) as parts:
-                if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
-                    raise ValueError
-
-    def _load(self):
-        return torch.load(self._file, map_location="cpu", weights_only=True, mmap=self._zipped)
+            if not _is_plain(tensor):
+                raise CheckpointError(f"Tensor {name[:_NAME_LENGTH]} must have all its numbers in {file.name}, and has not")
+        self._found = {name: tensor.detach() for name, tensor in found.items()}
 
     def names(self):
         return self._found.keys()
@@ -185,12 +180,50 @@ class _Pickle:
         return self._found[name].dtype
 
     def read(self, name, rows):
-        tensor = (self._load() if self._zipped else self._found)[name]
+        found = torch.load(self._file, map_location="cpu", weights_only=True, mmap=True) if self._zipped else self._found
+        tensor = found[name].detach()
         return tensor if rows is None else tensor[rows]
+
+
+def _unpickled(file):
+    """What ``torch.load(weights_only=True)`` makes of a file; None where it claims more than it holds, for torch allocates what a
+    pickle asks for before it reads it."""
+    with open(file, "rb") as opened:
+        zipped = opened.read(4) == zipfile.stringFileHeader
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    if zipped:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > len(mapped) or \
+                    any(entry.compress_size != entry.file_size for entry in entries):      # stored as they are, to be mapped
+                return None
+            pickles = [io.BytesIO(archive.read(entry)) for entry in entries if entry.filename.endswith("/data.pkl")]
+    else:
+        for _ in range(3):      # a number, a version and the machine; then the tensors, and behind the pickles the storages
+            list(pickletools.genops(mapped))
+        pickles = [mapped]
+    if any(isinstance(value, int) and abs(value) > len(mapped) for each in pickles for _, value, _ in pickletools.genops(each)):
+        return None
+    mapped.seek(0)
+    return torch.load(file if zipped else mapped, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _is_plain(tensor):
+    """Whether a tensor of a pickle is numbers in memory, each in its place."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and \
+        not tensor.is_quantized and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _open(file):
     return (_Safetensors if file.suffix == ".safetensors" else _Pickle)(file)
+
+
+def _check_names(names):
+    """Names of tensors can stand in a sentence."""
+    for name in names:
+        if len(name) > _NAME_LENGTH or not name.isprintable():
+            raise CheckpointError(f"Names of tensors must have at most {_NAME_LENGTH} printable characters, and {shown(name)} "
+                                  "has not")
 
 
 def _found(path):
@@ -209,10 +242,11 @@ def _indexed(index):
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} must give weight_map, the file of every tensor")
+    _check_names(weight_map)
     opened = {}
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
-            raise CheckpointError(f"{index.name} must name a file beside it for tensor {tensor}, not {name!r}")
+            raise CheckpointError(f"{index.name} must name a file beside it for tensor {tensor}, not {shown(name)}")
         if name not in opened:
             opened[name] = _open(index.parent / name)
             held = set(opened[name].names())

@@ -1,44 +1,52 @@
 """A quantised model becomes the contents of an image: tables, packed matrices and programs at their addresses.
 
-    QModel ── Layout ──► tables, digits ── pack ──► segments ──► addresses ──► programs ──► payload and header
+    QModel ── Sources ──► tables, weights ── Window ──► addresses ──► programs
+                                └── pack ──► segments ──► payload and header
 
-The payload is the model window: what the accelerator reads, in the order in which it reads it.
+The payload is the model window: what the accelerator reads, in the order in which it reads it. It is written in one pass, a
+block of rows at a time, into a temporary file: no more than a layer, the head in int8 and a block are in memory.
 """
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-
-from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index
+from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION
 
 from . import fit
-from .model import EXACT, HEAD_PLANES
-from .pack import matmul_beats, pack_matmul, to_planes
-from .place import ALIGN_BYTES, Address, Layout, Space, pad_to, rope_table
-from .program import PROGRAMS, Matrix, Placement, Table, compile_program
-from .quantise import HEAD_MAX
+from .pack import pack_matmul
+from .place import ALIGN_BYTES, Address, Layout, pad_to
+from .program import PROGRAMS, Placement, compile_program
+from .sources import Floats, Sources
+from .spool import Spool
 from .tokenizer import plain
+from .window import Window, split_rows
 
-__all__ = ["Assembled", "assemble", "place"]
+__all__ = ["Assembled", "assemble"]
 
 
 @dataclass(frozen=True)
 class Assembled:
     """What an image holds: the JSON header, the model window, and the compiled programs for whoever wants to read them."""
     header: dict
-    payload: bytes
+    spool: Spool        # holds the payload
     programs: dict
     placement: Placement
+    tensors: list       # of PackedTensor: the embedding, the matrices of all layers, the head
+
+    @property
+    def payload(self):
+        """The model window: a memoryview, mapped from the temporary file."""
+        return self.spool.view()
 
 
-def assemble(model, accel, context=None, progress=None, *, sequences=1, kv="int8", window=None, sinks=0):
-    """Lay out, check, pack and compile. ``progress(name, total)`` is called for each of ``total`` segments that is done.
+def assemble(model, accel, context=None, progress=None, folder=None, *, sequences=1, kv="int8", window=None, sinks=0):
+    """Lay out, check, pack and compile. ``progress(name, total)`` is called before each of ``total`` steps.
 
     The cache has pages for ``sequences`` sequences of ``context`` positions, or as many as the configuration has, in format ``kv``.
     ``window`` and ``sinks`` take the place of those of the model (0: every token sees all positions before it).
 
-    Raises :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small.
+    The payload is written to a temporary file in ``folder`` (default: where the system keeps them). Raises
+    :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small; sizes are checked before any weight is read.
     """
     if sequences < 1:
         raise ValueError(f"Sequences must be at least 1, not {sequences}")
@@ -49,175 +57,69 @@ def assemble(model, accel, context=None, progress=None, *, sequences=1, kv="int8
     context = fit.default_context(model.config, accel) if context is None else context
     layout = Layout(model.config, accel, context, kv=kv)
     layout = replace(layout, pages=min(layout.pages_of(sequences), accel.max_pages))
-    sources = _sources(model, layout)
     fit.require_head(model.config, accel, model.plan)
-    matrices = {name: source for name, source in sources.items() if isinstance(source, _MatrixSource)}
-    planes = {name: source.n_planes for name, source in matrices.items()}
-    placement, size, cache_bytes = place(layout, {name: source.scale for name, source in matrices.items()}, planes,
-                                         plan=model.plan)
-    programs = {name: compile_program(placement, name) for name in PROGRAMS}
-    fit.require(layout, programs, planes)
+    fit.require(layout)
+    space, sources = Window(layout, model.plan), Sources(model, layout)
+    segments = _Segments(Spool(folder))
+    steps = [*space.names, "programs"]
+    coming = iter(steps)
 
-    payload = np.zeros(size + sum(pad_to(len(p.steps) * DESCRIPTOR_BYTES, ALIGN_BYTES) for p in programs.values()), np.uint8)
-    segments = []
-
-    def put(name, address, ports):
-        for port, data in enumerate(ports):
-            start = address.offset + port * address.port_stride
-            payload[start:start + len(data)] = data
-        span = payload[address.offset:address.offset + len(ports) * address.port_stride]
-        segments.append({"name": name, "offset": address.offset, "bytes": len(span),
-                         "sha256": hashlib.sha256(span.tobytes()).hexdigest()})
+    def begin():
         if progress:
-            progress(name, len(sources) + len(programs))
+            progress(next(coming), len(steps))
 
-    for name, source in sources.items():
-        if isinstance(source, _MatrixSource):
-            matrix = placement.matrices[name]
-            put(name, matrix.address, pack_matmul(source.digits(), accel, accel.row_quantum if matrix.gathered else None))
+    begin()
+    for source in sources:
+        if isinstance(source, Floats):
+            segments.put(source.name, space.table(source.name).address, (split_rows(rows, accel) for rows in source.blocks))
         else:
-            put(name, placement.tables[name].address, split_rows(source(), accel))
+            _put_matrix(source, space, segments, accel)
+        begin()
+    placement, size = space.placement(), space.size
+    programs = {name: compile_program(placement, name) for name in PROGRAMS}
+    fit.require(layout, programs, {name: matrix.planes for name, matrix in placement.matrices.items()})
     listed = {}
     for name, program in programs.items():
-        code = np.frombuffer(program.encode(), np.uint8)
-        put(f"program.{name}", Address(size, pad_to(len(code), ALIGN_BYTES), len(code)), [code])
-        listed[name] = {"offset": size, "count": len(program.steps)}
+        code = program.encode()
+        segments.put(f"program.{name}", Address(size, pad_to(len(code), ALIGN_BYTES), len(code)), [[code]])
+        listed[name] = {"offset": size, "count": len(code) // DESCRIPTOR_BYTES}
         size += pad_to(len(code), ALIGN_BYTES)
 
     header = {
         "isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": model.name,
         "model": model.config.to_json(), "vocab": model.config.vocab_size, "context": context,
         "tokenizer": plain(model.config.vocab_size).header(), "head": asdict(model.plan),
-        "payload_bytes": len(payload), "cache_bytes": cache_bytes,
-        "cache": layout.cache_header(),
-        "segments": segments, "programs": listed}
-    return Assembled(header, payload.tobytes(), programs, placement)
+        "payload_bytes": size, "cache_bytes": layout.cache()[1], "cache": layout.cache_header(),
+        "segments": segments.listed, "programs": listed}
+    return Assembled(header, segments.spool, programs, placement, sources.tensors)
 
 
-def place(layout, scales, planes=None, *, embedding_rows=None, plan=EXACT):
-    """(Placement, bytes of the model window without programs, bytes of the cache window).
-
-    ``scales`` gives, for every matrix of ``_shapes``, its scale as a float, or None where a table holds one a row.
-    ``planes`` gives digit planes of matrices of layers by name; those that are not there have one.
-    ``plan`` says which matrices the head has. ``embedding_rows`` leaves out the rows of the embedding from there on.
-    """
-    accel, lanes_bytes = layout.accel, 4 * layout.accel.vector_lanes
-    space = Space(accel.n_ports)
-    matrices, tables = {}, {}
-    for name, shape in _shapes(layout, embedding_rows, plan, planes or {}).items():
-        gathered = plan.kind == "shortlist" and name in ("head", "head.scales")
-        if len(shape) == 3:
-            n_planes, rows, columns = shape
-            beats = matmul_beats(n_planes, rows, columns, accel)
-            matrices[name] = Matrix(space.take(beats * accel.port_bytes), layout.rows(rows), layout.columns(columns), n_planes,
-                                    scales[name], gathered)
-        elif not name.endswith(".scales") or scales[name.removesuffix(".scales")] is None:
-            n_rows, n_words = shape
-            stride = n_words * lanes_bytes // accel.n_ports
-            index = {"embedding": Index.TOKEN, "rope": Index.POSITION}.get(name, Index.CANDIDATE if gathered else Index.NONE)
-            tables[name] = Table(space.take(n_rows * stride, stride), n_words, index)
-    cache, cache_bytes = layout.cache()
-    return Placement(layout, matrices, tables, cache, plan), space.size, cache_bytes
+def _put_matrix(source, space, segments, accel):
+    """A matrix, and the table of its scales before it where they differ."""
+    scale = source.scale
+    matrix = space.matrix(source.name, scale, source.n_planes)
+    if scale is None:
+        table = source.table()
+        segments.put(table.name, space.tables[table.name].address, (split_rows(rows, accel) for rows in table.blocks))
+    block_rows = accel.row_quantum if matrix.gathered else accel.row_block_rows
+    segments.put(source.name, matrix.address, (pack_matmul(digits, accel, block_rows) for digits in source.digits(block_rows)))
 
 
-def _shapes(layout, embedding_rows, plan, planes):
-    """All that lies in the model window, in order: tables (rows, words), matrices (planes, rows, columns)."""
-    model, accel, words = layout.model, layout.accel, layout.words
-    shapes = {"embedding": (embedding_rows or model.vocab_size, words(layout.hidden_rows)),
-              "rope": (layout.context, layout.head_words)}
+class _Segments:
+    """Writes segments into a spool and lists them as the header does."""
 
-    def matrix(name, rows, columns, n_planes=None):
-        shapes[f"{name}.scales"] = (1, words(rows))
-        shapes[name] = (n_planes or planes.get(name, 1), rows, columns)
+    def __init__(self, spool):
+        self.spool, self.listed = spool, []
 
-    for i in range(model.n_layers):
-        shapes[f"layer{i}.attn_norm"] = (1, words(layout.hidden_rows))
-        for head in range(model.n_kv_heads):
-            matrix(f"layer{i}.qkv{head}", layout.qkv_rows, model.hidden_size)
-        if model.sub_norms:
-            shapes[f"layer{i}.attn_sub_norm"] = (1, words(layout.attn_columns))
-        matrix(f"layer{i}.o", layout.hidden_rows, layout.attn_columns)
-        shapes[f"layer{i}.ffn_norm"] = (1, words(layout.hidden_rows))
-        matrix(f"layer{i}.gate", layout.ffn_rows, model.hidden_size)
-        matrix(f"layer{i}.up", layout.ffn_rows, model.hidden_size)
-        if model.sub_norms:
-            shapes[f"layer{i}.ffn_sub_norm"] = (1, words(layout.ffn_rows))
-        matrix(f"layer{i}.down", layout.hidden_rows, model.ffn_size)
-    shapes["final_norm"] = (1, words(layout.hidden_rows))
-    if plan.kind == "shortlist":
-        matrix("coarse", layout.vocab_rows, model.hidden_size, plan.planes)
-        shapes["head.scales"] = layout.vocab_rows // accel.row_quantum, words(accel.row_quantum)
-        shapes["head"] = HEAD_PLANES, layout.vocab_rows, model.hidden_size
-    else:
-        matrix("head", layout.vocab_rows, model.hidden_size, plan.streamed_planes)
-    return shapes
-
-
-class _MatrixSource:
-    """``weights()``: integers (rows, columns) of ``n_planes`` digits; ``scale``: a float where all rows have the same."""
-
-    def __init__(self, weights, scales, n_planes):
-        self._weights = weights
-        self.n_planes = n_planes
-        real = scales[scales != 0]
-        self.scale = float(real[0]) if len(real) and bool((real == real[0]).all()) else None
-
-    def digits(self):
-        """Trits (planes, rows, columns)."""
-        return to_planes(self._weights().numpy(), self.n_planes)
-
-
-def _sources(model, layout):
-    """{name: matrix source, or a function that gives a table's rows float32}, in the order of ``_shapes``."""
-    sources, pad = {}, layout.pad
-
-    def matrix(name, weights, scales, n_planes, row_elements=None):
-        source = _MatrixSource(weights, scales, n_planes)
-        if source.scale is None:
-            sources[f"{name}.scales"] = lambda: scales.view(-1, row_elements or len(scales)).numpy()
-        sources[name] = source
-
-    def gain(name, values, size):
-        sources[name] = lambda: pad(values, size)[None].numpy()
-
-    def linear(name, found, rows, weights=None):
-        weights = found.weights if weights is None else weights
-        matrix(name, lambda: layout.matrix(weights, rows), pad(found.scale, rows), found.planes)
-
-    sources["embedding"] = lambda: pad(model.embedding, model.config.vocab_size, layout.hidden_rows).numpy()
-    sources["rope"] = lambda: pad(rope_table(model.config, layout.context), layout.context, layout.head_pad).numpy()
-    for i, layer in enumerate(model.layers):
-        gain(f"layer{i}.attn_norm", layer.attn_norm, layout.hidden_rows)
-        for head in range(model.config.n_kv_heads):
-            weights, scales = layout.qkv(layer, head)
-            matrix(f"layer{i}.qkv{head}", lambda weights=weights: weights, scales,
-                   max(layer.q.planes, layer.k.planes, layer.v.planes))
-        if model.config.sub_norms:
-            gain(f"layer{i}.attn_sub_norm", layout.heads_padded(layer.attn_sub_norm), layout.attn_columns)
-        linear(f"layer{i}.o", layer.o, layout.hidden_rows, layout.heads_padded(layer.o.weights))
-        gain(f"layer{i}.ffn_norm", layer.ffn_norm, layout.hidden_rows)
-        linear(f"layer{i}.gate", layer.gate, layout.ffn_rows)
-        linear(f"layer{i}.up", layer.up, layout.ffn_rows)
-        if model.config.sub_norms:
-            gain(f"layer{i}.ffn_sub_norm", layer.ffn_sub_norm, layout.ffn_rows)
-        linear(f"layer{i}.down", layer.down, layout.hidden_rows)
-    gain("final_norm", model.final_norm, layout.hidden_rows)
-    assert int(model.head.weights.abs().max()) <= HEAD_MAX, "head weights must be five balanced ternary digits"
-
-    def head(name, rows, n_planes, row_elements=None):
-        matrix(name, lambda: pad(rows.weights, layout.vocab_rows, model.config.hidden_size),
-               pad(rows.scale, layout.vocab_rows), n_planes, row_elements)
-
-    if model.plan.kind == "shortlist":
-        head("coarse", model.coarse, model.plan.planes)
-        head("head", model.head, HEAD_PLANES, layout.accel.row_quantum)
-    else:
-        head("head", model.coarse or model.head, model.plan.streamed_planes)
-    return sources
-
-
-def split_rows(rows, accel):
-    """(n, elements) float32 to the bytes of each port: every beat's share, row after row."""
-    raw = np.ascontiguousarray(rows.astype("<f4")).view(np.uint8)
-    ports = raw.reshape(len(rows), -1, accel.n_ports, accel.port_bytes).transpose(2, 0, 1, 3)
-    return [port.reshape(-1) for port in ports]
+    def put(self, name, address, blocks):
+        """``blocks`` of bytes for every port, each behind the one before."""
+        at, end = address.offset, None
+        for ports in blocks:
+            for port, data in enumerate(ports):
+                self.spool.write(at + port * address.port_stride, data)
+            at, end = at + len(ports[0]), address.offset + len(ports) * address.port_stride
+        self.spool.grow(end)
+        digest = hashlib.sha256()
+        for piece in self.spool.pieces(address.offset, end):
+            digest.update(piece)
+        self.listed.append({"name": name, "offset": address.offset, "bytes": end - address.offset, "sha256": digest.hexdigest()})

@@ -17,6 +17,7 @@ values checked, when the layer is asked for.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as shown
 
 import torch
 
@@ -58,15 +59,16 @@ def load(path):
     tensors.require(_EMBEDDING, shape)
     final_norm = tensors.floats(_FINAL_NORM, (config.hidden_size,))
     _check_rest(tensors, used)
-    embedding = tensors.floats(_EMBEDDING, shape)
+    embedding = tensors.rows(_EMBEDDING, shape)
     if config.tied:
-        if _HEAD in tensors and not torch.equal(tensors[_HEAD], tensors[_EMBEDDING]):
+        if _HEAD in tensors and not tensors.same(_HEAD, _EMBEDDING):
             raise CheckpointError(f"Tensor {_HEAD} must be {_EMBEDDING}, as tie_word_embeddings of config.json says, and is not")
         head = embedding
     else:
-        head = tensors.floats(_HEAD, shape)
+        head = tensors.rows(_HEAD, shape)
     ternary = config.sub_norms or (raw.get("quantization_config") or {}).get("quant_method") == "bitnet"
-    return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary)
+    return Checkpoint(config, embedding, layers, final_norm, head, path.resolve().name, ternary, layers.sources() | {
+        "embedding": _word(tensors.dtype(_EMBEDDING)), "head": _word(tensors.dtype(_EMBEDDING if config.tied else _HEAD))})
 
 
 def unpack_rows(packed, n_rows):
@@ -88,6 +90,10 @@ class _Layers(Sequence):
         i = range(len(self))[index]
         layer = {name: self._matrix(self._name(i, name), self._config.shape(name)) for name in MATRICES}
         return layer | {name: self._tensors.floats(self._name(i, name), (size,)) for name, size in self._config.gains().items()}
+
+    def sources(self):
+        """{"layer0.q": type of its values in the file}."""
+        return {f"layer{i}.{name}": _word(self._tensors.dtype(self._name(i, name))) for i in range(len(self)) for name in MATRICES}
 
     def check(self):
         """Names of all tensors of the layers, after a look at their shapes and types."""
@@ -127,6 +133,11 @@ class _Layers(Sequence):
         return Trits(trits, scale[0] if self._multiplies else 1.0 / scale[0])
 
 
+def _word(dtype):
+    """Name of the type of a tensor; uint8 holds packed trits."""
+    return "packed trits" if dtype == torch.uint8 else str(dtype).removeprefix("torch.")
+
+
 def _check_rest(tensors, used):
     """Tensors that no part of the accelerator uses must not matter."""
     for name in sorted(set(tensors) - used):
@@ -144,32 +155,32 @@ def _multiplies(raw):
         return False
     if not isinstance(how, dict) or how.get("quant_method") != "bitnet":
         method = how.get("quant_method") if isinstance(how, dict) else how
-        raise CheckpointError(f"config.json: quant_method must be bitnet, not {method!r}")
+        raise CheckpointError(f"config.json: quant_method must be bitnet, not {shown(method)}")
     if how.get("use_rms_norm"):
         raise CheckpointError("config.json: use_rms_norm must be false, since the accelerator has no norm in a matrix")
     kept = how.get("modules_to_not_convert")
     if kept not in (None, [], ["lm_head"]):
-        raise CheckpointError(f"config.json: modules_to_not_convert must be lm_head alone, not {kept!r}")
+        raise CheckpointError(f"config.json: modules_to_not_convert must be lm_head alone, not {shown(kept)}")
     linear_class = how.get("linear_class", "bitlinear")
     if linear_class not in _LINEAR_CLASSES:
-        raise CheckpointError(f"config.json: linear_class must be {' or '.join(_LINEAR_CLASSES)}, not {linear_class!r}")
+        raise CheckpointError(f"config.json: linear_class must be {' or '.join(_LINEAR_CLASSES)}, not {shown(linear_class)}")
     return linear_class == "autobitlinear"
 
 
 def _model_config(raw, sub_norms):
     kind = raw.get("model_type")
     if kind not in _KINDS:
-        raise CheckpointError(f"config.json: model_type must be one of {', '.join(_KINDS)}, not {kind!r}")
+        raise CheckpointError(f"config.json: model_type must be one of {', '.join(_KINDS)}, not {shown(kind)}")
     for flag in ("attention_bias", "mlp_bias"):
         if raw.get(flag):
-            raise CheckpointError(f"config.json: {flag} must be false, not {raw[flag]!r}")
+            raise CheckpointError(f"config.json: {flag} must be false, not {shown(raw[flag])}")
     rope, scaling = (_object(raw, name) for name in ("rope_parameters", "rope_scaling"))
     for rope_type in (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type")):
         if rope_type not in (None, "default"):
-            raise CheckpointError(f"config.json: rope_type must be default, not {rope_type!r}")
+            raise CheckpointError(f"config.json: rope_type must be default, not {shown(rope_type)}")
     share = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if share not in (None, 1):
-        raise CheckpointError(f"config.json: partial_rotary_factor must be 1, not {share!r}")
+        raise CheckpointError(f"config.json: partial_rotary_factor must be 1, not {shown(share)}")
 
     def need(name):
         if name not in raw or raw[name] is None:
@@ -178,12 +189,12 @@ def _model_config(raw, sub_norms):
 
     def number(name, value):
         if not math.isfinite(float(value)):
-            raise CheckpointError(f"config.json: {name} must be a finite number, not {value!r}")
+            raise CheckpointError(f"config.json: {name} must be a finite number, not {shown(value)}")
         return float(value)
 
     for name in ("hidden_size", "num_attention_heads"):
         if not isinstance(need(name), int):
-            raise CheckpointError(f"config.json: {name} must be an integer, not {raw[name]!r}")
+            raise CheckpointError(f"config.json: {name} must be an integer, not {shown(raw[name])}")
     n_heads = raw["num_attention_heads"]
     try:
         return ModelConfig(
@@ -222,5 +233,5 @@ def _windows(raw, kind, n_layers):
 def _object(raw, name):
     found = raw.get(name) or {}
     if not isinstance(found, dict):
-        raise CheckpointError(f"config.json: {name} must be a JSON object, not {found!r}")
+        raise CheckpointError(f"config.json: {name} must be a JSON object, not {shown(found)}")
     return found

@@ -3,17 +3,16 @@
 import hashlib
 import json
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
 from celosia.hw.configs import CONFIGS
-from celosia.hw.isa import Opcode
 
-from . import checkpoint, fit, image, tokenizer
+from . import checkpoint, fit, image, report, tokenizer
 from .assemble import assemble
+from .estimate import decode_beats
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
 from .place import KV_FORMATS
@@ -33,7 +32,7 @@ def _config(name):
     return CONFIGS[name]
 
 
-def packer(model, config_name, context=None, progress=None, **cache):
+def packer(model, config_name, context=None, **cache):
     """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks of ``assemble``.
     ValueError, one sentence."""
     config = _config(config_name)
@@ -42,12 +41,13 @@ def packer(model, config_name, context=None, progress=None, **cache):
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
     loaded = checkpoint.load(path)
-    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, progress, **cache)
-    return _encoded(assembled, tokenizer.find(path, loaded.config.vocab_size))
+    assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, **cache)
+    return image.encode(*_parts(assembled, tokenizer.find(path, loaded.config.vocab_size)))
 
 
-def _encoded(assembled, chosen):
-    return image.encode(assembled.header | {"tokenizer": chosen.header()}, assembled.payload, chosen.data)
+def _parts(assembled, chosen):
+    """(header, payload, tokenizer's file) of an image."""
+    return assembled.header | {"tokenizer": chosen.header()}, assembled.spool, chosen.data
 
 
 @click.command()
@@ -88,46 +88,46 @@ def configs():
               help="Digit planes of the rows that make the shortlist (or the ternary head).")
 @click.option("--tokenizer", "tokenizer_file", metavar="FILE", type=click.Path(), help="tokenizer.json, a sentencepiece .model or "
               "a .bin of llama2.c; default: what the checkpoint folder has.")
+@click.option("--report", "report_file", metavar="FILE.html|.json", type=click.Path(dir_okay=False), help="Also write what was "
+              "read, lost and laid out, what it fits and how fast it should be: a page, or the same as JSON.")
 def pack(checkpoint_path, output, config_name, context, sequences, kv, window, sinks, head, candidates, planes, shortlist_planes,
-         tokenizer_file):
+         tokenizer_file, report_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
-        config = _config(config_name)
+        if report_file:
+            report.require_suffix(report_file)
+        config, folder = _config(config_name), Path(output).resolve().parent
+        if not folder.is_dir():
+            raise ValueError(f"The folder of the image must exist, and {folder} does not")
         loaded = checkpoint.load(checkpoint_path)
         vocab_size = loaded.config.vocab_size
         chosen = tokenizer.load(tokenizer_file, vocab_size) if tokenizer_file else tokenizer.find(checkpoint_path, vocab_size)
         model = quantise(loaded, fit.head_plan(loaded.config, config, head, candidates, shortlist_planes),
                          planes if planes == "auto" else int(planes))
-        with tqdm(desc="packing", unit="segment", leave=False) as bar:
+        with tqdm(desc="packing", unit="tensor", leave=False, disable=None) as bar:
             def progress(name, total):
                 bar.total = total
+                bar.set_postfix_str(name, refresh=False)
                 bar.update()
+                bar.refresh()
 
-            assembled = assemble(model, config, context, progress, sequences=sequences, kv=kv, window=window, sinks=sinks)
-        data = _encoded(assembled, chosen)
-        image.write(output, data)
+            assembled = assemble(model, config, context, progress, folder, sequences=sequences, kv=kv, window=window, sinks=sinks)
+            image.save(output, *_parts(assembled, chosen))
+        if report_file:
+            report.write(report_file, report.describe(assembled, checkpoint_path, chosen, Path(output).stat().st_size))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(_table(assembled, len(data)))
+    click.echo(_table(assembled, Path(output).stat().st_size))
     click.echo(_tokenizer_line(chosen))
 
 
 def _table(assembled, file_bytes):
     """What was packed: segments by kind, and what a token costs."""
-    layout, placement = assembled.placement.layout, assembled.placement
-    weights, sizes = defaultdict(int), defaultdict(int)
-    for segment in assembled.header["segments"]:
-        name = segment["name"]
-        kind = re.sub(r"^layer\d+\.|\d+(?=$|\.scales)", "", name)
-        kind = "row scales" if name.endswith(".scales") else "norms" if kind.endswith("norm") else kind
-        sizes[kind] += segment["bytes"]
-        if name in placement.matrices:
-            matrix = placement.matrices[name]
-            weights[kind] += matrix.rows * matrix.columns
+    layout = assembled.placement.layout
     lines = [f"{'tensor':<18}{'bits a weight':>14}{'bytes':>14}"]
-    for kind, size in sizes.items():
-        bits = f"{8 * size / weights[kind]:.2f}" if weights[kind] else ""
-        lines.append(f"{kind:<18}{bits:>14}{size:>14,}")
+    for row in report.kinds(assembled):
+        bits = f"{row['bits_per_weight']:.2f}" if row["weights"] else ""
+        lines.append(f"{row['kind']:<18}{bits:>14}{row['bytes']:>14,}")
     cache = layout.model.n_layers * layout.model.n_kv_heads * layout.record_bytes
     beats = decode_beats(assembled.programs["decode"], layout)
     attend = cache // layout.accel.port_bytes / layout.accel.n_ports
@@ -143,17 +143,6 @@ def _table(assembled, file_bytes):
 def _tokenizer_line(chosen):
     template = ", with a chat template" if chosen.chat_template else ""
     return f"tokenizer: {chosen.kind}" + (f", {len(chosen.data):,} bytes{template}" if chosen.data else "")
-
-
-def decode_beats(program, layout):
-    """Beats that a program reads for one token at position 0, all ports together counted as one."""
-    beats, word_beats = 0, 4 * layout.accel.vector_lanes // layout.accel.beat_bytes
-    for step in program.steps:
-        if step.opcode is Opcode.MATMUL:
-            beats += step.fields["n_row_groups"] * step.fields["n_col_blocks"] * step.fields["planes"]
-        elif step.opcode is Opcode.LOAD:
-            beats += step.fields["n_words"] * word_beats
-    return beats
 
 
 def _ports(text):

@@ -11,6 +11,7 @@ from celosia.hw.configs import CONFIGS
 
 from .golden.machine import Machine, MachineError
 from .golden.pages import PageTables
+from .golden.score import score
 
 __all__ = ["GoldenDevice", "open_device"]
 
@@ -102,7 +103,15 @@ class GoldenDevice:
         if not self._pages.command(value >> 28, value & 0xFFF, value >> 12 & 0xFFF, value >> 24 & 0xF):
             self._registers[regs.offset("PAGE_STATUS")] = _REFUSED
 
-    def _start(self):
+    def score(self):
+        """Instead of a start: run the program that the registers name; logits float32 (tokens, vocabulary) after every token.
+
+        Raises MachineError where a start would end in an error.
+        """
+        return score(*self._launched()).numpy()
+
+    def _launched(self):
+        """(machine, program, tokens, lanes) by the registers."""
         windows = tuple(self._get(name) for name in ("MODEL_BASE", "MODEL_SIZE", "CACHE_BASE", "CACHE_SIZE"))
         if self._machine is None or windows != self._windows:
             self._windows = windows
@@ -113,9 +122,13 @@ class GoldenDevice:
         words = [self.read32(regs.offset("LANE0") + 4 * t) for t in range(len(tokens))]
         lanes = [(word >> 16 & 0xF, word & 0xFFFF) for word in words]
         program = self._get("PROGRAM_OFFSET"), self.read32(regs.offset("PROGRAM_COUNT"))
+        return self._machine, program, tokens, lanes
+
+    def _start(self):
         status = regs.offset("STATUS")
+        machine, *launch = self._launched()
         try:
-            self._machine.run(program, tokens, lanes)
+            machine.run(*launch)
         except MachineError as error:
             codes = {name: code for code, name in regs.Error.NAMES.items()}
             self._registers[status] = _ERROR
@@ -123,8 +136,8 @@ class GoldenDevice:
             self._registers[regs.offset("ERROR_INDEX")] = error.index
             return
         self._registers[status] = _DONE
-        self._registers[regs.offset("ACCEPTED")] = self._machine.accepted()
-        found = [self._machine.candidates(lane) for lane in range(n_tokens)]
+        self._registers[regs.offset("ACCEPTED")] = machine.accepted()
+        found = [machine.candidates(lane) for lane in range(self.read32(regs.offset("N_TOKENS")))]
         self._registers[regs.offset("TOPK_COUNT")] = max(map(len, found))
         for lane, candidates in enumerate(found):
             for i, (token, logit) in enumerate(candidates):

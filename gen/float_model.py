@@ -15,6 +15,7 @@ class FloatModel:
 
     def __init__(self, checkpoint):
         self._checkpoint, self.config = checkpoint, checkpoint.config
+        self._embedding, self._head = checkpoint.embedding[:], checkpoint.head[:]
         rope = rope_table(self.config, self.config.max_positions)
         self._cos, self._sin = rope[:, 0::2], rope[:, 1::2]
 
@@ -23,12 +24,12 @@ class FloatModel:
         return self.logits_of(self.hidden(tokens))
 
     def logits_of(self, hidden):
-        return self._norm(hidden, self._checkpoint.final_norm) @ self._checkpoint.head.T
+        return self._norm(hidden, self._checkpoint.final_norm) @ self._head.T
 
     def hidden(self, tokens):
         """(texts, tokens) ids to (texts, tokens, hidden): the output of the last layer."""
         c = self.config
-        x = self._checkpoint.embedding[tokens]
+        x = self._embedding[tokens]
         for i, layer in enumerate(self._checkpoint.layers):
             attended = self._attention(layer, self._norm(x, layer["attn_norm"]), c.window(i))
             x = x + self._norm(attended, layer.get("attn_sub_norm")) @ layer["o"].T

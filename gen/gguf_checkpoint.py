@@ -9,7 +9,7 @@ A :class:`Checkpoint` has the pairs (i, i + D/2) of Hugging Face; rows of q and 
 
 Matrices whose rows hold one magnitude and zeros, in whatever type, become :class:`Trits`: exactly what the ``gguf`` package
 dequantises to. TQ1_0 and TQ2_0 have a scale for 256 weights; where those of a row differ, the matrix cannot be had as trits
-with a scale a row, and is refused. Matrices of other types that are not ternary are read as float32.
+with a scale a row. It is read as float32, as matrices of other types are that are not ternary, and becomes digits.
 
 I2_S (``quantize_i2_s`` of bitnet.cpp, ``src/ggml-bitnet-mad.cpp``, blocks of 128 as on x86): 128 weights are 32 bytes; byte j
 has weights j, j + 32, j + 64, j + 96 in bits 7:6, 5:4, 3:2, 1:0; code = trit + 1. Behind all codes one binary32, the scale.
@@ -28,6 +28,7 @@ import torch
 
 from .gguf_file import I2_S, I2_S_BLOCK, I2_S_TAIL_BYTES, GGUFFile
 from .model import MATRICES, Checkpoint, ModelConfig, Trits
+from .rows import Rows
 from .tensors import CheckpointError
 
 __all__ = ["load"]
@@ -36,7 +37,7 @@ __all__ = ["load"]
 _ARCHITECTURES = {"llama": ("silu", False, True), "bitnet": ("silu", True, False), "bitnet-b1.58": ("relu2", True, False)}
 _PATHS = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
           "attn_norm": "attn_norm", "ffn_norm": "ffn_norm", "attn_sub_norm": "attn_sub_norm", "ffn_sub_norm": "ffn_sub_norm"}
-_TERNARY_KINDS = (gguf.GGMLQuantizationType.TQ1_0, gguf.GGMLQuantizationType.TQ2_0, I2_S)
+_GROUPED_KINDS = (gguf.GGMLQuantizationType.TQ1_0, gguf.GGMLQuantizationType.TQ2_0)     # trits with a scale for 256
 _EMBEDDING, _FINAL_NORM, _HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 _NUMBER = (int, float)
 _KIND_NAMES = {int: "an integer", _NUMBER: "a number", str: "a string"}
@@ -52,16 +53,23 @@ def load(path):
     tensors, layers, shape = _Tensors(file), _Layers(file, config, neighbours), (config.vocab_size, config.hidden_size)
     expected = layers.expected() | {_EMBEDDING: shape, _FINAL_NORM: (config.hidden_size,)} | ({} if config.tied else {_HEAD: shape})
     _check_shapes(file.tensors, expected)
-    embedding = tensors.floats(_EMBEDDING)
+    embedding = tensors.rows(_EMBEDDING)
+    layers.sources |= {"embedding": file.tensors[_EMBEDDING].kind_name,
+                       "head": file.tensors[_EMBEDDING if config.tied else _HEAD].kind_name}
     return Checkpoint(config, embedding, layers, tensors.floats(_FINAL_NORM),
-                      embedding if config.tied else tensors.floats(_HEAD), path.stem, config.sub_norms)
+                      embedding if config.tied else tensors.rows(_HEAD), path.stem, config.sub_norms and not layers.grouped(),
+                      layers.sources)
 
 
 class _Layers(Sequence):
-    """Layers that are read when they are indexed: {matrix: float32 tensor or :class:`Trits`, gain: float32 tensor}."""
+    """Layers that are read when they are indexed: {matrix: float32 tensor or :class:`Trits`, gain: float32 tensor}.
+
+    ``sources`` {"layer0.q": type of the tensor in the file}; once a layer has been read, with what became of its scales.
+    """
 
     def __init__(self, file, config, neighbours):
         self._file, self._tensors, self._config, self._neighbours = file, _Tensors(file), config, neighbours
+        self.sources = {}
 
     def __len__(self):
         return self._config.n_layers
@@ -70,6 +78,10 @@ class _Layers(Sequence):
         i = range(len(self))[index]
         layer = {name: self._matrix(i, name) for name in MATRICES}
         return layer | {name: self._tensors.floats(_weight(i, name)) for name in self._config.gains()}
+
+    def grouped(self):
+        """Whether a matrix has a type of trits with a scale for some of a row: then floats are no master weights."""
+        return any(self._file.tensors[_weight(i, name)].kind in _GROUPED_KINDS for i in range(len(self)) for name in MATRICES)
 
     def expected(self):
         """{name: shape} of all tensors of the layers: the scales only where they are."""
@@ -83,7 +95,10 @@ class _Layers(Sequence):
         return found
 
     def _matrix(self, i, name):
-        found = self._tensors.matrix(_weight(i, name))
+        weight = _weight(i, name)
+        found = self._tensors.matrix(weight)
+        unequal = ", unequal scales: as digits" if weight in self._tensors.unequal else ""
+        self.sources[f"layer{i}.{name}"] = self._file.tensors[weight].kind_name + unequal
         if _scale(i, name) in self._file.tensors:
             found = _scaled(found, self._tensors.positive(_scale(i, name)))
         return _halves(found, self._config.head_dim) if self._neighbours and name in "qk" else found
@@ -178,10 +193,10 @@ def _decimal(value):
 
 
 class _Tensors:
-    """The values of tensors of a file."""
+    """The values of tensors of a file. ``unequal``: names of those read so far that are trits with several scales in a row."""
 
     def __init__(self, file):
-        self._file = file
+        self._file, self.unequal = file, set()
 
     def floats(self, name):
         """float32."""
@@ -190,6 +205,18 @@ class _Tensors:
         for rows, block in self._blocks(tensor):
             values[rows] = block
         return torch.from_numpy(values.reshape(tensor.shape))
+
+    def rows(self, name):
+        """:class:`Rows` in float32 of a matrix."""
+        tensor = self._file.tensors[name]
+
+        def read(first, last):
+            values = np.empty((last - first, tensor.shape[1]), np.float32)
+            for rows, block in self._blocks(tensor, first, last):
+                values[rows.start - first:rows.stop - first] = block
+            return torch.from_numpy(values)
+
+        return Rows(tensor.shape, read)
 
     def matrix(self, name):
         """:class:`Trits`, or float32."""
@@ -200,9 +227,11 @@ class _Tensors:
             trits[rows] = np.sign(block)
             ternary = (trits[rows] * peaks[rows, None] == block).all(1)
             if not ternary.all():
-                if tensor.kind in _TERNARY_KINDS:
-                    raise CheckpointError(f"Tensor {name} ({tensor.kind_name}) must hold -s, 0 and s with one s a row, and row "
+                if tensor.kind == I2_S:
+                    raise CheckpointError(f"Tensor {name} (I2_S) must hold -s, 0 and s with one s, and row "
                                           f"{rows.start + int(ternary.argmin())} holds other numbers")
+                if tensor.kind in _GROUPED_KINDS:
+                    self.unequal.add(name)
                 return self.floats(name)
         if not peaks.any():
             return torch.zeros(tensor.shape)
@@ -216,8 +245,8 @@ class _Tensors:
             raise CheckpointError(f"Tensor {name} must be positive, not {number:g}")
         return number
 
-    def _blocks(self, tensor):
-        """(slice of rows, float32 values (rows, columns)) of a tensor; a vector is one row."""
+    def _blocks(self, tensor, start=0, stop=None):
+        """(slice of rows, float32 values (rows, columns)) of a tensor from row ``start`` to ``stop``; a vector is one row."""
         n_rows, n_columns = _as_rows(tensor)
         data = self._file.bytes_of(tensor)
         if tensor.kind == I2_S:
@@ -226,8 +255,9 @@ class _Tensors:
         else:
             dequantise = partial(gguf.quants.dequantize, qtype=gguf.GGMLQuantizationType(tensor.kind))
         data, step = data.reshape(n_rows, -1), max(1, _BLOCK_ELEMENTS // n_columns)
-        for first in range(0, n_rows, step):
-            rows = slice(first, min(first + step, n_rows))
+        stop = n_rows if stop is None else stop
+        for first in range(start, stop, step):
+            rows = slice(first, min(first + step, stop))
             try:
                 with np.errstate(all="ignore"):
                     block = dequantise(np.ascontiguousarray(data[rows]))

@@ -59,7 +59,7 @@ class GGUFFile:
     def __init__(self, path):
         self._path = Path(path)
         try:
-            self._data = np.asarray(np.memmap(self._path, mode="r"))
+            self._data = np.asarray(np.memmap(self._path, mode="r"))    # of which the contents are read and no tensor
         except (OSError, ValueError):       # ValueError: an empty file
             raise CheckpointError(f"{self._path.name} must be a GGUF file, and {self._path} cannot be read as one") from None
         self._at = 0
@@ -86,8 +86,8 @@ class GGUFFile:
         self.tensors = {name: self._placed(tensor, start) for name, tensor in found.items()}
 
     def bytes_of(self, tensor):
-        """The bytes of a tensor: uint8 (n_bytes,), mapped."""
-        return self._data[tensor.offset:tensor.offset + tensor.n_bytes]
+        """The bytes of a tensor: uint8 (n_bytes,), mapped anew, so that what was read does not stay in memory."""
+        return np.memmap(self._path, np.uint8, "r", tensor.offset, (tensor.n_bytes,))
 
     def _take(self, n_bytes):
         """The next bytes."""

@@ -14,19 +14,25 @@
 """
 
 import hashlib
+import io
+import itertools
 import json
 import os
 import struct
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FORMAT_VERSION", "MAGIC", "ImageError", "encode", "parse", "write"]
+from .spool import Spool
+
+__all__ = ["FORMAT_VERSION", "MAGIC", "ImageError", "encode", "parse", "save", "write"]
 
 MAGIC = b"CELOSIA\0"
 FORMAT_VERSION = 1
 PAGE_BYTES = 4096
 _DIGEST_BYTES = 32
 _START = struct.Struct("<8sII")
+_HEADER_BYTES = 16 << 20        # at most: what a reader takes into memory before it knows the digest
 
 
 class ImageError(ValueError):
@@ -34,15 +40,33 @@ class ImageError(ValueError):
 
 
 def encode(header, payload, tokenizer=b""):
-    """The bytes of an image file. ``tokenizer``: the file that the header says it has."""
+    """The bytes of an image file. ``payload``: bytes, or a :class:`Spool`; ``tokenizer``: the file that the header says it has."""
+    file = io.BytesIO()
+    _put(file, header, payload, tokenizer)
+    return file.getvalue()
+
+
+def save(path, header, payload, tokenizer=b""):
+    """Write what ``encode`` gives to a file, without having it in memory; the file is either whole or not there."""
+    with _replacing(path) as file:
+        _put(file, header, payload, tokenizer)
+
+
+def _put(file, header, payload, tokenizer):
     if header["payload_bytes"] != len(payload):
         raise ValueError(f"Header payload_bytes must be the payload's {len(payload)}, not {header['payload_bytes']}")
     if header["tokenizer"]["bytes"] != len(tokenizer):
         raise ValueError(f"Header tokenizer.bytes must be the tokenizer's {len(tokenizer)}, not {header['tokenizer']['bytes']}")
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    if len(text) > _HEADER_BYTES:
+        raise ValueError(f"The header of an image must have at most {_HEADER_BYTES} bytes, not {len(text)}")
     front = _START.pack(MAGIC, FORMAT_VERSION, len(text)) + text
-    body = front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0") + bytes(payload) + bytes(tokenizer)
-    return body + hashlib.sha256(body).digest()
+    digest = hashlib.sha256()
+    pieces = payload.pieces() if isinstance(payload, Spool) else [payload]
+    for piece in itertools.chain([front.ljust(-(-len(front) // PAGE_BYTES) * PAGE_BYTES, b"\0")], pieces, [tokenizer]):
+        digest.update(piece)
+        file.write(piece)
+    file.write(digest.digest())
 
 
 def parse(data):
@@ -52,6 +76,8 @@ def parse(data):
     _, version, header_bytes = _START.unpack_from(data)
     if version != FORMAT_VERSION:
         raise ImageError(f"The image must have format version {FORMAT_VERSION}, not {version}: pack it again")
+    if header_bytes > _HEADER_BYTES:
+        raise ImageError(f"The image is corrupted: its header must have at most {_HEADER_BYTES} bytes, not {header_bytes}")
     start = -(-(_START.size + header_bytes) // PAGE_BYTES) * PAGE_BYTES
     if len(data) < start + _DIGEST_BYTES:
         raise ImageError(f"The image is truncated: it has {len(data)} bytes and its header alone takes {start}")
@@ -69,12 +95,19 @@ def parse(data):
 
 
 def write(path, data):
-    """Write the bytes of an image at once: the file is either whole or not there."""
+    """Write the bytes of a file at once: it is either whole or not there."""
+    with _replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _replacing(path):
+    """A file beside ``path`` to write to, which takes its place at the end."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

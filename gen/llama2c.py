@@ -11,30 +11,36 @@ together; here the pairs are (j, j + head_dim / 2), so the rows of wq and wk are
 head. Tensors stay in the mapped file until they are used.
 """
 
+import itertools
 import math
 import struct
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from .model import Checkpoint, ModelConfig
+from .rows import Rows
 from .tensors import CheckpointError
 
 __all__ = ["load", "tensor_shapes"]
 
 _HEADER = struct.Struct("<7i")
+_PATHS = {"q": "wq", "k": "wk", "v": "wv", "o": "wo", "gate": "w1", "up": "w3", "down": "w2",
+          "attn_norm": "attention_norm", "ffn_norm": "ffn_norm"}
 _VERSIONED = struct.pack("<I", 0x616B3432)    # magic number of the later formats
 
 
 def load(path):
-    """Read a file. Returns :class:`Checkpoint`; raises :class:`CheckpointError`."""
+    """Read a file. Returns :class:`Checkpoint`; it, its layers and rows raise :class:`CheckpointError`."""
     try:
         with open(path, "rb") as file:
             start, n_bytes = file.read(_HEADER.size), file.seek(0, 2)
     except OSError:
         raise CheckpointError(f"The checkpoint {path} cannot be read") from None
-    if start[:1] == b"\x80" or start[:4] == zipfile.stringFileHeader:
+    # A pickle begins with 0x80 and its protocol, as a dim of 640 does; but no pickle goes on with a zero.
+    if start[:1] == b"\x80" and start[2:3] != b"\0" or start[:4] == zipfile.stringFileHeader:
         raise CheckpointError(f"A checkpoint *.bin must be a file of llama2.c, and {path.name} is a pickle of PyTorch: "
                               "save it as safetensors")
     if start[:4] == _VERSIONED:
@@ -48,16 +54,52 @@ def load(path):
     if n_bytes != wanted:
         raise CheckpointError(f"A file of llama2.c with these sizes must have {wanted} bytes, and {path.name} has {n_bytes}")
 
-    values = torch.from_numpy(np.memmap(path, dtype="<f4", mode="c", offset=_HEADER.size))
-    tensors, at = {}, 0
-    for name, shape in shapes.items():
-        tensors[name] = values[at:at + math.prod(shape)].view(shape)
-        at += math.prod(shape)
-        if not name.startswith("freq") and not all(part.isfinite().all() for part in tensors[name]):
-            raise CheckpointError(f"Tensor {name} must hold finite numbers, and does not")
-    layers = [_layer(config, tensors, i) for i in range(config.n_layers)]
-    head = tensors["tok_embeddings"] if config.tied else tensors["output"]
-    return Checkpoint(config, tensors["tok_embeddings"], layers, tensors["norm"], head, path.stem)
+    file = _File(path, shapes)
+    embedding = file.rows("tok_embeddings")
+    head = embedding if config.tied else file.rows("output")
+    return Checkpoint(config, embedding, _Layers(config, file), file.rows("norm")[:], head, path.stem)
+
+
+class _File:
+    """The tensors of a file of ``shapes``. It is mapped anew for every part, so that what was read does not stay in memory."""
+
+    def __init__(self, path, shapes):
+        self._path, self._shapes = path, shapes
+        ends = itertools.accumulate(map(math.prod, shapes.values()), initial=0)
+        self._starts = dict(zip(shapes, ends))
+
+    def rows(self, name):
+        """:class:`Rows` of a tensor along its first axis."""
+        shape = self._shapes[name]
+
+        def read(first, last):
+            start = _HEADER.size + 4 * (self._starts[name] + first * math.prod(shape[1:]))
+            values = torch.from_numpy(np.memmap(self._path, "<f4", "c", start, (last - first, *shape[1:])))
+            if not values.isfinite().all():
+                raise CheckpointError(f"Tensor {name} must hold finite numbers, and does not")
+            return values
+
+        return Rows(shape, read)
+
+
+class _Layers(Sequence):
+    """Layers that are read when they are indexed: {matrix or gain: float32 tensor}."""
+
+    def __init__(self, config, file):
+        self._config, self._file = config, file
+
+    def __len__(self):
+        return self._config.n_layers
+
+    def __getitem__(self, index):
+        i = range(len(self))[index]
+        layer = {name: self._file.rows(tensor)[i:i + 1][0] for name, tensor in _PATHS.items()}
+        return layer | {name: self._halves(layer[name]) for name in "qk"}
+
+    def _halves(self, weight):
+        """Rows of neighbours to rows of halves, head by head."""
+        heads = weight.view(-1, self._config.head_dim // 2, 2, weight.shape[1])
+        return heads.transpose(1, 2).reshape(weight.shape)
 
 
 def tensor_shapes(config, positions):
@@ -84,14 +126,3 @@ def _config(name, dim, ffn, n_layers, n_heads, n_kv_heads, vocab, positions):
                            sub_norms=False, tied=vocab > 0), positions
     except ValueError as error:
         raise CheckpointError(f"{name}: {error}") from None
-
-
-def _layer(config, tensors, i):
-    """The tensors of layer i by the names of ``model``."""
-    def halves(weight):     # rows of neighbours to rows of halves, head by head
-        heads = weight.view(-1, config.head_dim // 2, 2, weight.shape[1])
-        return heads.transpose(1, 2).reshape(weight.shape)
-
-    return {"q": halves(tensors["wq"][i]), "k": halves(tensors["wk"][i]), "v": tensors["wv"][i], "o": tensors["wo"][i],
-            "gate": tensors["w1"][i], "up": tensors["w3"][i], "down": tensors["w2"][i],
-            "attn_norm": tensors["attention_norm"][i], "ffn_norm": tensors["ffn_norm"][i]}

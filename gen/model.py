@@ -6,22 +6,28 @@ Names of matrices: q, k, v, o, gate, up, down. Matrices are (outputs, inputs), a
 attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model that has none.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from reprlib import repr as shown
 
 import torch
 
+from .rows import Rows
+
 __all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "Checkpoint", "HeadPlan", "ModelConfig",
-           "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
+           "PackedTensor", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
 
 ACTS = ("relu2", "silu")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 HEADS = ("exact", "ternary", "shortlist")
+_MOST = 2**31 - 1       # of any size: what the instructions and files that are read have room for
 MAX_PLANES = 5          # digit planes of a matrix, at most
 HEAD_PLANES = MAX_PLANES    # of exact rows
 
 
 def _is_count(value, least=0):
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 32
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +53,23 @@ class ModelConfig:
     def __post_init__(self):
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.type is int and each.name != "sinks" and not _is_count(value, 1):
-                raise ValueError(f"Model {each.name} must be a positive integer, not {value!r}")
+            if each.type is int and not _is_count(value, each.name != "sinks"):
+                kind = "a number of positions" if each.name == "sinks" else "a positive integer"
+                raise ValueError(f"Model {each.name} must be {kind}, not {shown(value)}")
+            if each.type is int and value > _MOST:
+                raise ValueError(f"Model {each.name} must be at most {_MOST}, not {shown(value)}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"Model n_heads must be a multiple of the {self.n_kv_heads} KV heads, not {self.n_heads}")
         if self.head_dim % 2:
             raise ValueError(f"Model head_dim must be even for rotary positions, not {self.head_dim}")
         if self.act not in ACTS:
-            raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {self.act!r}")
+            raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {shown(self.act)}")
         if not self.norm_eps > 0 or not self.rope_theta > 0:
             raise ValueError(f"Model norm_eps and rope_theta must be positive, not {self.norm_eps} and {self.rope_theta}")
         if not isinstance(self.windows, list | tuple) or not all(_is_count(window) for window in self.windows) \
                 or self.windows and len(self.windows) != self.n_layers:
             raise ValueError(f"Model windows must be a number of positions for each of {self.n_layers} layers, or none, "
                              f"not {self.windows!r}")
-        if not _is_count(self.sinks):
-            raise ValueError(f"Model sinks must be a number of positions, not {self.sinks!r}")
         object.__setattr__(self, "windows", tuple(window if window < self.max_positions else 0 for window in self.windows))
 
     @property
@@ -101,7 +108,7 @@ class ModelConfig:
         return gains
 
     def to_json(self):
-        return asdict(self)
+        return asdict(self) | {"windows": list(self.windows)}
 
 
 @dataclass(frozen=True)
@@ -113,15 +120,17 @@ class Trits:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read: float32 tensors, or :class:`Trits` for matrices. ``ternary``: the matrices were trained to be used as
+    """What was read: float32 tensors, or :class:`Trits` for matrices. What stays in the file until it is asked for are the
+    layers, one at a time, and the rows of embedding and head (:class:`Rows`). ``ternary``: the matrices were trained to be used as
     trits by BitNet's absmean rule, so that floats among them are master weights."""
     config: ModelConfig
-    embedding: torch.Tensor                # (vocab, hidden) float32
-    layers: list                           # {matrix name: float32 tensor or Trits, gain name: float32 tensor}
+    embedding: Rows | torch.Tensor         # (vocab, hidden) float32
+    layers: Sequence                       # {matrix name: float32 tensor or Trits, gain name: float32 tensor}
     final_norm: torch.Tensor               # (hidden,) float32
-    head: torch.Tensor                     # (vocab, hidden) float32; the embedding itself when tied
+    head: Rows | torch.Tensor              # (vocab, hidden) float32; the embedding itself when tied
     name: str = "model"
     ternary: bool = False
+    sources: dict = field(default_factory=dict)     # {"layer0.q", ..., "embedding", "head": type of its values in the file}
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ class QMatrix:
     weights: torch.Tensor   # (outputs, inputs) int8 within (3**planes - 1) / 2
     scale: torch.Tensor     # (outputs,) float32
     planes: int = 1
+    relative_error: float = 0.0     # |W - W'| / |W|, Euclidean norms of the whole matrix
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ class HeadPlan:
 
     def __post_init__(self):
         if self.kind not in HEADS:
-            raise ValueError(f"Head must be one of {', '.join(HEADS)}, not {self.kind!r}")
+            raise ValueError(f"Head must be one of {', '.join(HEADS)}, not {shown(self.kind)}")
         if self.candidates < 1:
             raise ValueError(f"The candidates of a shortlist must be at least 1, not {self.candidates}")
         if not 1 <= self.planes < HEAD_PLANES:
@@ -166,6 +176,7 @@ class QHead:
     """value[r, c] = weights[r, c] * scale[r]."""
     weights: torch.Tensor   # (vocab, hidden) int8 in -121..121, or what fewer digit planes hold
     scale: torch.Tensor     # (vocab,) float32
+    relative_error: float = 0.0     # against the rows of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -187,13 +198,39 @@ class QLayer:
 class QModel:
     """The quantised decoder: what the image holds and the golden model computes with.
 
-    ``head`` has the exact rows, ``coarse`` those of ``plan.planes`` digit planes where the plan needs them.
+    ``layers`` makes a layer whenever it is asked for one: whoever needs one twice keeps ``list(layers)``.
     """
     config: ModelConfig
-    embedding: torch.Tensor                # (vocab, hidden) float32
-    layers: list[QLayer]
+    embedding: Rows | torch.Tensor         # (vocab, hidden) float32
+    layers: Sequence                       # of QLayer
     final_norm: torch.Tensor               # (hidden,) float32
-    head: QHead
-    name: str = field(default="model")
+    make_heads: Callable                   # () -> (head, coarse)
+    name: str = "model"
     plan: HeadPlan = EXACT
-    coarse: QHead | None = None
+    sources: dict = field(default_factory=dict)     # of the checkpoint
+
+    @cached_property
+    def _heads(self):
+        return self.make_heads()
+
+    @property
+    def head(self):
+        """:class:`QHead` with the exact rows; read and quantised when it is first asked for."""
+        return self._heads[0]
+
+    @property
+    def coarse(self):
+        """:class:`QHead` of ``plan.planes`` digit planes, or None where the plan has none."""
+        return self._heads[1]
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """What became of one matrix of a checkpoint: its size without padding, digit planes (0: binary32, not quantised),
+    |W - W'| / |W|, and the type that its values had in the file."""
+    name: str
+    rows: int
+    columns: int
+    planes: int
+    relative_error: float
+    source: str

@@ -13,6 +13,9 @@ matrix), five at most; there a single plane has a scale a row too.
 Roundings are half to even. -121..121 is what five balanced ternary digits hold, one packed byte a weight.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from .model import EXACT, HEAD_PLANES, MATRICES, MAX_PLANES, QHead, QLayer, QMatrix, QModel, Trits
@@ -30,15 +33,17 @@ _FINE = 32767               # largest magnitude of a row of floats as integers: 
 
 def quantise_matrix(weight, planes=1):
     """(outputs, inputs) float32, or :class:`Trits`, to :class:`QMatrix` of ``planes`` digit planes, or ``auto``."""
-    if isinstance(weight, Trits) or planes == 1:
+    if isinstance(weight, Trits):
         return _ternary(weight)
     if planes != "auto":
-        return digit_rows(weight, planes)
+        found = _ternary(weight) if planes == 1 else digit_rows(weight, planes)
+        return replace(found, relative_error=relative_error(weight, found))
     for fewest in range(1, MAX_PLANES + 1):
         found = digit_rows(weight, fewest)
-        if relative_error(weight, found) <= AUTO_ERROR:
+        error = relative_error(weight, found)
+        if error <= AUTO_ERROR:
             break
-    return found
+    return replace(found, relative_error=error)
 
 
 def _ternary(weight):
@@ -69,18 +74,23 @@ def digit_rows(weight, planes):
 
 
 def relative_error(weight, found):
-    """|W - W'| / |W| of a float matrix and its :class:`QMatrix`; 0 for a matrix of zeros."""
-    pairs = zip(weight.split(_BLOCK_ROWS), found.weights.split(_BLOCK_ROWS), found.scale.split(_BLOCK_ROWS))
-    error = sum(float((rows.double() - digits.double() * scale.double()[:, None]).pow(2).sum()) for rows, digits, scale in pairs)
-    size = sum(float(rows.double().pow(2).sum()) for rows in weight.split(_BLOCK_ROWS))
+    """|W - W'| / |W| of a float matrix, or its rows, and its :class:`QMatrix` or :class:`QHead`; 0 for a matrix of zeros."""
+    error = size = 0.0
+    for rows, digits, scale in zip(weight.split(_BLOCK_ROWS), found.weights.split(_BLOCK_ROWS), found.scale.split(_BLOCK_ROWS)):
+        error += float((rows.double() - digits.double() * scale.double()[:, None]).pow(2).sum())
+        size += float(rows.double().pow(2).sum())
     return (error / size) ** 0.5 if size else 0.0
 
 
 def quantise_head(weight):
-    """(vocab, hidden) float32 to :class:`QHead`; a row of zeros has scale 0."""
-    scale = weight.abs().amax(1) / HEAD_MAX
-    weights = (weight / torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]).round()
-    return QHead(weights.clamp(-HEAD_MAX, HEAD_MAX).to(torch.int8), scale)
+    """(vocab, hidden) float32, or its :class:`celosia.gen.rows.Rows`, to :class:`QHead`; a row of zeros has scale 0."""
+    weights, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0])
+    for rows, digits, scale in zip(weight.split(_BLOCK_ROWS), weights.split(_BLOCK_ROWS), scales.split(_BLOCK_ROWS)):
+        scale[:] = rows.abs().amax(1) / HEAD_MAX
+        divisor = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
+        digits[:] = (rows / divisor).round().clamp(-HEAD_MAX, HEAD_MAX)
+    found = QHead(weights, scales)
+    return replace(found, relative_error=relative_error(weight, found))
 
 
 def coarse_head(head, planes):
@@ -90,9 +100,10 @@ def coarse_head(head, planes):
     """
     limit = (3**planes - 1) // 2
     kind = torch.float32 if head.weights.shape[1] * HEAD_MAX * limit < 1 << 24 else torch.float64
-    blocks = [_coarse_rows(rows.to(kind), limit) for rows in head.weights.split(_BLOCK_ROWS)]
-    weights, factor = (torch.cat(parts) for parts in zip(*blocks))
-    return QHead(weights, (head.scale.double() * factor).float())
+    weights, factors = torch.empty_like(head.weights), torch.empty(len(head.scale), dtype=torch.float64)
+    for rows, digits, factor in zip(*(part.split(_BLOCK_ROWS) for part in (head.weights, weights, factors))):
+        digits[:], factor[:] = _coarse_rows(rows.to(kind), limit)
+    return QHead(weights, (head.scale.double() * factors).float())
 
 
 def _coarse_rows(rows, limit):
@@ -112,14 +123,37 @@ def _coarse_rows(rows, limit):
 
 
 def quantise(checkpoint, plan=EXACT, planes=1):
-    """:class:`Checkpoint` to :class:`QModel`. ``planes``: digit planes of float matrices, a number, ``auto``, or a function of
-    (layer number, matrix name) that gives either."""
+    """:class:`Checkpoint` to :class:`QModel`, whose layers and head are read and quantised when they are asked for.
+
+    ``planes``: digit planes of float matrices, a number, ``auto``, or a function of (layer number, matrix name) that gives
+    either.
+    """
     def chosen(i, name):
         return 1 if checkpoint.ternary else planes(i, name) if callable(planes) else planes
 
-    layers = [QLayer(**{name: quantise_matrix(value, chosen(i, name)) if name in MATRICES else value
-                        for name, value in layer.items()})
-              for i, layer in enumerate(checkpoint.layers)]
-    head = quantise_head(checkpoint.head)
-    return QModel(checkpoint.config, checkpoint.embedding, layers, checkpoint.final_norm, head, checkpoint.name, plan,
-                  None if plan.kind == "exact" else coarse_head(head, plan.planes))
+    return QModel(checkpoint.config, checkpoint.embedding, _Layers(checkpoint.layers, chosen), checkpoint.final_norm,
+                  lambda: _heads(checkpoint.head, plan), checkpoint.name, plan, checkpoint.sources)
+
+
+class _Layers(Sequence):
+    """:class:`QLayer` by number, made anew each time."""
+
+    def __init__(self, layers, planes):
+        self._layers, self._planes = layers, planes
+
+    def __len__(self):
+        return len(self._layers)
+
+    def __getitem__(self, index):
+        i = range(len(self))[index]
+        return QLayer(**{name: quantise_matrix(value, self._planes(i, name)) if name in MATRICES else value
+                         for name, value in self._layers[i].items()})
+
+
+def _heads(weight, plan):
+    """(exact rows, rows of fewer planes or None): :class:`QHead`."""
+    head = quantise_head(weight)
+    if plan.kind == "exact":
+        return head, None
+    coarse = coarse_head(head, plan.planes)
+    return head, replace(coarse, relative_error=relative_error(weight, coarse))

@@ -14,11 +14,11 @@ import numpy as np
 from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index, Opcode, pack
 
 from . import fit
-from .assemble import place, split_rows
 from .pack import ZERO_BYTE
 from .place import ALIGN_BYTES, ROWS_BYTES, Layout, apart, pad_to, rope_table
 from .program import PROGRAMS, compile_program
 from .tokenizer import Tokenizer
+from .window import place, split_rows
 
 __all__ = ["EMBEDDING_ROWS", "Synthetic", "fill_cache", "synthetic"]
 

@@ -7,6 +7,7 @@
     bytes           -                     a token is a byte of UTF-8 (256 tokens)
     none            -                     token ids only
 
+The tokenizer of a GGUF file is in its metadata, and becomes a tokenizer.json (``gen/gguf_tokenizer.py``).
 The file travels whole behind the model window of the image; the chat template, the special tokens that it names and the
 tokens at which a text ends stand in the header. ``host/tokens.py`` reads them.
 """
@@ -16,8 +17,12 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shown
 
 import tokenizers
+
+from . import gguf_tokenizer
+from .gguf_file import GGUFFile
 
 __all__ = ["NAMES", "Tokenizer", "find", "load", "plain"]
 
@@ -49,7 +54,14 @@ def plain(vocab_size):
 
 
 def find(path, vocab_size):
-    """The tokenizer in a checkpoint folder: the first of ``NAMES``, else :func:`plain`."""
+    """The tokenizer of a GGUF file, or in a checkpoint folder: the first of ``NAMES``; else :func:`plain`."""
+    if Path(path).suffix == ".gguf":
+        found = gguf_tokenizer.of_metadata(GGUFFile(path).metadata)
+        if found is None:
+            return plain(vocab_size)
+        data, stop, special, template = found
+        _check_count(_count_json(data, "The tokenizer of the file"), vocab_size, "The tokenizer of the file")
+        return Tokenizer("json", data, stop, special, template)
     files = [Path(path) / name for name in NAMES]
     return next((load(file, vocab_size) for file in files if file.is_file()), plain(vocab_size))
 
@@ -65,12 +77,16 @@ def load(file, vocab_size):
         raise ValueError(f"Tokenizer {file} must be a file that can be read, and is not") from None
     kind = _KINDS[file.suffix]
     n_tokens = {"json": _count_json, "sentencepiece": _count_sentencepiece, "llama2c": _count_llama2c}[kind](data, file.name)
-    if n_tokens > vocab_size:
-        raise ValueError(f"{file.name} must have at most the model's {vocab_size} tokens, not {n_tokens}")
+    _check_count(n_tokens, vocab_size, file.name)
     if kind == "llama2c":
         return Tokenizer(kind, data, _LLAMA2C_STOP)
     config = _optional_json(file.parent / "tokenizer_config.json")
     return Tokenizer(kind, data, _stop(file.parent), _special(config), _chat_template(file.parent, config))
+
+
+def _check_count(n_tokens, vocab_size, name):
+    if n_tokens > vocab_size:
+        raise ValueError(f"{name} must have at most the model's {vocab_size} tokens, not {n_tokens}")
 
 
 def _count_json(data, name):
@@ -130,7 +146,7 @@ def _stop(folder):
         if found is not None:
             ids = found if isinstance(found, list) else [found]
             if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-                raise ValueError(f"{name}: eos_token_id must be a token or a list of tokens, not {found!r}")
+                raise ValueError(f"{name}: eos_token_id must be a token or a list of tokens, not {shown(found)}")
             return tuple(ids)
     return ()
 

@@ -221,6 +221,45 @@ class Accelerator:
                     for i in range(len(prompts))]
         return continue_all(self, prompts, max_new, samplers, chunk=chunk, stop=stop)
 
+    @property
+    def scores(self):
+        """Whether the device gives the logits of all token lanes at once."""
+        return hasattr(self._device, "score")
+
+    @property
+    def n_candidates(self):
+        """Candidates that a run returns, at most: cells of the configuration, or what the shortlist of the image has."""
+        head, vocab = self._need_image().header["head"], self._image.header["vocab"]
+        kept = head["candidates"] if head["kind"] == "shortlist" else vocab
+        return min(kept, vocab, self._device.manifest["config"]["top_k"])
+
+    @property
+    def returns_all_logits(self):
+        """Whether :meth:`score` has a logit for every token of the vocabulary."""
+        return self.scores or self.n_candidates == self._need_image().header["vocab"]
+
+    def score(self, tokens):
+        """Feed tokens to the default sequence and yield the logits after each of them, float32 (n, vocabulary), run by run.
+
+        A device that scores (the golden one) gives all logits of all token lanes, of a shortlist those of the exact rows. From
+        others come the candidates of one token a run; logits that are not among them are -inf. Raises as :meth:`prefill`.
+        """
+        sequence = self._sequence(None)
+        tokens = self._check_tokens(tokens, sequence.length)
+        lanes = self.token_lanes if self.scores else 1
+        for start in range(0, len(tokens), lanes):
+            part, first = tokens[start:start + lanes], sequence.length
+            if self.scores:
+                self._pool.prepare([(sequence.slot, first, first + len(part))])
+                self._set_up("decode", part, [(sequence.slot, first + t) for t in range(len(part))])
+                logits = self._device.score()
+                sequence.tokens += part
+            else:
+                self.stats.prefill_cycles += self.run("decode", [(sequence, token) for token in part])
+                logits = self.candidates().spread(self._image.header["vocab"])[None]
+            self.stats.prompt_tokens += len(part)
+            yield logits
+
     def run(self, program, lanes):
         """Run one program of the image on ``lanes``, a list of (sequence, token) of up to ``token_lanes``; returns its cycles.
 

@@ -7,9 +7,10 @@ from importlib.metadata import entry_points, version
 import click
 
 from .accelerator import Accelerator
-from .device import plugin
 from .errors import CelosiaError
-from .image import Image
+from .evaluate import evaluate
+from .logits import require_npy, writing
+from .opening import device_options, image_of
 from .tokens import tokenizer_of
 
 __all__ = ["main"]
@@ -47,20 +48,6 @@ def main():
     """From a transformer checkpoint to a working accelerator on an edge FPGA."""
 
 
-def image_of(model, config, **cache):
-    """An ``Image``: of a file, or of a model by name, packed for the configuration (the packer must be installed) with the options
-    ``cache`` (kv, window, sinks)."""
-    if not model.endswith(".img"):
-        return Image.open(plugin("images", "packer")(model, config, **cache))
-    if cache:
-        raise click.UsageError(f"--{' and --'.join(cache)} must be given to celosia pack; {model} has been packed")
-    return Image.open(model)
-
-
-def _device_options(backend, config, memory, seed):
-    return {"config": config, **({"memory": memory, "seed": seed or 0} if backend == "sim" else {})}
-
-
 @main.command()
 @click.option("--model", default="demo", show_default=True, help="Name of a shipped model, checkpoint folder or image (.img).")
 @click.option("--config", default="tiny", show_default=True, help="Configuration of the accelerator.")
@@ -83,10 +70,14 @@ def _device_options(backend, config, memory, seed):
 @click.option("--sinks", type=click.IntRange(min=0), help="First positions that every token sees beside a window.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")
 @click.option("--check", is_flag=True, help="Compare every step's candidates with the golden machine, bit for bit.")
+@click.option("--logits", "logits_file", metavar="FILE.npy", type=click.Path(dir_okay=False),
+              help="Write the logits of each step, float32 (steps, vocabulary): with --backend golden all of them (those of the "
+              "exact rows where the head is a shortlist), with sim those of the candidates, -inf elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, speculate, kv, window,
-        sinks, memory, check, as_json):
+        sinks, memory, check, logits_file, as_json):
     """Continue a text, token by token."""
+    require_npy(logits_file)
     image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks))
     tokenizer = tokenizer_of(image)
     prompt_tokens, shown_prompt = _prompt_tokens(tokenizer, image.header["vocab"], prompt, prompt_ids, chat)
@@ -94,7 +85,7 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
     if check and backend == "golden":
         raise click.UsageError("--check compares with the golden machine; choose --backend sim")
 
-    with Accelerator.open(backend, **_device_options(backend, config, memory, seed)) as accel:
+    with Accelerator.open(backend, **device_options(backend, config, memory, seed)) as accel:
         accel.load(image)
         tokens, steps = [], []
         show = tokenizer.stream(prompt_tokens)
@@ -109,8 +100,10 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
             if token in tokenizer.stop:
                 break
         stats = accel.stats
-    if not as_json:
-        click.echo("\n")
+        if not as_json:
+            click.echo("\n")
+        if logits_file:
+            _write_logits(logits_file, accel, prompt_tokens, tokens, steps)
 
     result = {
         "backend": backend, "config": config, "prompt_tokens": stats.prompt_tokens, "tokens": tokens,
@@ -145,6 +138,23 @@ def _prompt_tokens(tokenizer, vocab_size, prompt, prompt_ids, chat):
     if chat:
         return tokenizer.chat([{"role": "user", "content": prompt}]), prompt + "\n"
     return tokenizer.encode(prompt), prompt
+
+
+def _write_logits(path, accel, prompt_tokens, tokens, steps):
+    """The logits from which each of ``tokens`` was chosen; the rest of a step's candidates, where all were not returned, -inf."""
+    vocab_size = accel.image.header["vocab"]
+    if not accel.returns_all_logits:
+        click.echo(f"The accelerator returns the {accel.n_candidates} best candidates of {vocab_size} tokens: the other logits in "
+                   f"{path} are -inf; --backend golden writes them all", err=True)
+    if accel.scores:
+        accel.reset()
+        parts, at = accel.score([*prompt_tokens, *tokens[:-1]]), 1 - len(prompt_tokens)
+    else:
+        parts, at = (step.spread(vocab_size)[None] for step in steps), 0
+    with writing(path, (len(steps), vocab_size)) as written:
+        for part in parts:
+            written[max(at, 0):max(at + len(part), 0)] = part[max(-at, 0):]
+            at += len(part)
 
 
 def _same_as_golden(image, config, prompt_tokens, tokens, steps, quiet):
@@ -192,3 +202,6 @@ def doctor(config, backend):
 
     if not examine(backend, config, image_of, click.echo):
         raise click.ClickException("The device must pass every step; see the first that failed.")
+
+
+main.add_command(evaluate)

@@ -15,6 +15,9 @@ class Device(Protocol):
         Kind of device.
     manifest : dict
         The contract of the built overlay: ``config`` (sizes), ``digest``, ``registers`` and ``counters`` (offsets), ...
+
+    A device may also have ``score()``: instead of a start, the logits float32 (tokens, vocabulary) after every token of the run
+    that the registers name.
     """
 
     name: str

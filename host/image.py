@@ -18,12 +18,13 @@ _MAGIC = b"CELOSIA\0"
 _PAGE_BYTES = 4096
 _DIGEST_BYTES = 32
 _START = struct.Struct("<8sII")
+_HEADER_BYTES = 16 << 20        # at most
 _NEEDED = ("isa_version", "config", "config_digest", "name", "vocab", "context", "tokenizer", "payload_bytes", "cache_bytes",
            "cache", "programs")
 
 
 class Image:
-    """A model image in memory.
+    """A model image; of a file, its payload stays mapped and is no copy in memory.
 
     Members
     -------
@@ -45,8 +46,9 @@ class Image:
     def open(cls, source):
         """From a path or the bytes of a file. ValueError, one sentence, when it is no image or is damaged."""
         if isinstance(source, bytes | bytearray | memoryview):
-            return cls._parse(bytes(source), "the image")
-        return cls._parse(Path(source).read_bytes(), str(source))
+            return cls._parse(memoryview(source), "the image")
+        empty = not Path(source).stat().st_size     # which cannot be mapped
+        return cls._parse(memoryview(b"" if empty else np.memmap(source, np.uint8, "r")), str(source))
 
     @classmethod
     def _parse(cls, data, name):
@@ -55,9 +57,11 @@ class Image:
         _, version, header_bytes = _START.unpack_from(data)
         if version != FORMAT_VERSION:
             raise ValueError(f"Format version of {name} must be {FORMAT_VERSION}, not {version}: pack the model again")
+        if header_bytes > _HEADER_BYTES:
+            raise ValueError(f"Header of {name} must have at most {_HEADER_BYTES} bytes, not {header_bytes}: the file is corrupted")
         start = -(-(_START.size + header_bytes) // _PAGE_BYTES) * _PAGE_BYTES
         try:
-            header = json.loads(data[_START.size:_START.size + header_bytes])
+            header = json.loads(bytes(data[_START.size:_START.size + header_bytes]))
             end = start + header["payload_bytes"]
             size = end + header["tokenizer"]["bytes"] + _DIGEST_BYTES
         except (ValueError, KeyError, TypeError):
@@ -66,14 +70,14 @@ class Image:
         if len(data) != size:
             what = "truncated" if len(data) < size else "corrupted"
             raise ValueError(f"{name} must have {size} bytes, not {len(data)}: the file is {what}")
-        digest = hashlib.sha256(memoryview(data)[:-_DIGEST_BYTES])
+        digest = hashlib.sha256(data[:-_DIGEST_BYTES])
         if digest.digest() != data[-_DIGEST_BYTES:]:
             raise ValueError(f"Digest of {name} must match its contents: the file is corrupted")
         missing = [key for key in _NEEDED if key not in header]
         if missing:
             raise ValueError(f"Header of {name} must have {', '.join(missing)}")
         payload = np.frombuffer(data, np.uint8, header["payload_bytes"], start)
-        return cls(header, payload, digest.hexdigest(), data[end:-_DIGEST_BYTES])
+        return cls(header, payload, digest.hexdigest(), bytes(data[end:-_DIGEST_BYTES]))
 
     def check(self, *, config, digest, isa_version):
         """ValueError unless the image was packed for this configuration and instruction set."""

@@ -22,6 +22,12 @@ class Candidates:
     tokens: np.ndarray
     logits: np.ndarray
 
+    def spread(self, vocab_size):
+        """Logits float32 (vocab_size,); -inf where a token is no candidate."""
+        spread = np.full(vocab_size, -np.inf, np.float32)
+        spread[self.tokens] = self.logits
+        return spread
+
 
 class Sampler:
     """Greedy choice, or a draw with temperature, top-k and top-p.

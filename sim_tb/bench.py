@@ -233,8 +233,8 @@ def _drafted(text, most, counters_of, say):
 
 
 class _Runs:
-    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters. There are ``sequences`` (slots 0, 1,
-    ..) that hold all positions of the context, in the ``pages`` of each."""
+    """Runs of the programs of a :class:`Synthetic` on a simulated device, each with its counters. There are ``sequences``, of slots
+    0, 1, .., that hold all positions of the context, in the ``pages`` of each."""
 
     def __init__(self, config, made, memory, sequences=1):
         size = len(made.payload) + made.header["cache_bytes"] + _PAGE_BYTES

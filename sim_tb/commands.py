@@ -26,7 +26,8 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 @click.option("--prompt-tokens", default=0, show_default=True, type=click.IntRange(min=0), help="Tokens to prefill.")
 @click.option("--sequences", default=1, show_default=True, type=click.IntRange(min=1),
               help="Sequences that decode together; decode_tokens_per_s is then the total.")
-@click.option("--speculate", default=0, type=click.IntRange(min=0), metavar="K", help="Verify drafts of up to K tokens along --text.")
+@click.option("--speculate", default=0, type=click.IntRange(min=0), metavar="K",
+              help="Verify drafts of up to K tokens along --text.")
 @click.option("--text", "text_file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
               help="Text that is taken as what the model writes.")
 @click.option("--kv", type=click.Choice(KV_FORMATS), default="int8", show_default=True, help="Format of the KV cache.")

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from celosia.gen import assemble, fit, model, pack, place, program, scratch, synthetic, verilog
+from celosia.gen import fit, model, pack, place, program, scratch, synthetic, verilog, window
 from celosia.gen.cache import cache_folder
 from celosia.gen.shapes import SHAPES
 from celosia.hw.configs import CONFIGS
@@ -18,7 +18,7 @@ from .memory import PRESETS
 __all__ = ["kept", "path_of", "path_of_run", "results"]
 
 _MEMORY = "kv260"
-_WRITTEN_BY = (assemble, benches, fit, model, pack, place, program, scratch, synthetic)
+_WRITTEN_BY = (benches, fit, model, pack, place, program, scratch, synthetic, window)
 
 
 def path_of(config, name, *parts):

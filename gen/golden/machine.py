@@ -128,11 +128,15 @@ class Machine:
 
     def candidates(self, lane=None):
         """What the top-k unit of the last run holds of a token lane, by default the last: [(token, logit)]."""
-        offered = self._offered.get(self._n - 1 if lane is None else lane)
-        if not offered:
-            return []
-        tokens, values = best(*(torch.cat(part) for part in zip(*offered)), self.config.top_k)
+        tokens, values = best(*self.offered(self._n - 1 if lane is None else lane), self.config.top_k)
         return list(zip(tokens.tolist(), values.tolist()))
+
+    def offered(self, lane, forget=False):
+        """All that came to the top-k unit for a token lane, in order of arrival: tokens int64 (n,) and logits float32 (n,)."""
+        parts = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0)), *self._offered.get(lane, ())]
+        if forget:
+            self._offered.pop(lane, None)
+        return tuple(torch.cat(part) for part in zip(*parts))
 
     def accepted(self):
         """Register ACCEPTED after a run: bit t where the token of lane t is what its segment would have said."""
@@ -194,13 +198,20 @@ class Machine:
             raise ValueError(f"Descriptor {index} asks for candidate {f['rank']} of {len(shortlist)}")
         return shortlist[f["rank"]]
 
+    def of_group(self, opcode, fields, group):
+        """Fields of a LOAD or MATMUL that reads by a candidate, as one that reads ``group``, the rows from
+        ``group * row_quantum`` on."""
+        if opcode is Opcode.LOAD:
+            return fields | {"addr": fields["addr"] + group * fields["index_stride"], "index": Index.NONE}
+        matrix_bytes = fields["planes"] * fields["n_row_groups"] * fields["n_col_blocks"] * self.config.port_bytes
+        return fields | {"addr": fields["addr"] + group * matrix_bytes, "gather": 0}
+
     # Units
 
     def _load(self, index, f):
         c = self.config
         if f["index"] is Index.CANDIDATE:
-            f = f | {"addr": f["addr"] + self._gathered(index, f) // c.row_quantum * f["index_stride"],
-                     "index": Index.NONE}
+            f = self.of_group(Opcode.LOAD, f, self._gathered(index, f) // c.row_quantum)
         row_bytes = f["n_words"] * c.vector_lanes * 4 // c.n_ports
         rows = {Index.NONE: [0], Index.TOKEN: self._token_ids,
                 Index.POSITION: [position for _, position in self._lanes]}[f["index"]]
@@ -213,8 +224,7 @@ class Machine:
     def _matmul(self, index, f):
         c = self.config
         if f["gather"]:
-            matrix_bytes = f["planes"] * f["n_row_groups"] * f["n_col_blocks"] * c.port_bytes
-            f = f | {"addr": f["addr"] + self._gathered(index, f) // c.row_quantum * matrix_bytes}
+            f = self.of_group(Opcode.MATMUL, f, self._gathered(index, f) // c.row_quantum)
         weights = self._unpacked(index, f)
         act = self._act[f["bank"], :self._n if f["tokens"] is Tokens.ALL else 1, :weights.shape[1]]
         acc = (act.to(weights.dtype) @ weights.T).to(torch.int64)

@@ -51,7 +51,8 @@ class GoldenModel:
         self._head_pad = -(-c.head_dim // head_quantum) * head_quantum
         self._cos, self._sin = rope[:, 0::2], rope[:, 1::2]
         self._factor = ops.number(math.log2(math.e) / math.sqrt(c.head_dim) * (127 / self._key_top))
-        self._weights = [{name: _exact(getattr(layer, name)) for name in _MATRICES} for layer in model.layers]
+        self._layers, self._embedding = list(model.layers), model.embedding[:]
+        self._weights = [{name: _exact(getattr(layer, name)) for name in _MATRICES} for layer in self._layers]
         self._head = ops.exact_weights(model.head.weights, 121)
         self._coarse = model.coarse and ops.exact_weights(model.coarse.weights, (3**model.plan.planes - 1) // 2)
         shape = (c.n_layers, c.n_kv_heads, self.context)
@@ -85,8 +86,8 @@ class GoldenModel:
             raise ValueError(f"Positions must be within the context of {self.context}, "
                              f"not {first_position} to {first_position + n - 1}")
         eps, now = self.config.norm_eps, slice(first_position, first_position + n)
-        x = f32.flush(self._model.embedding[torch.as_tensor(token_ids)])
-        for i, layer in enumerate(self._model.layers):
+        x = f32.flush(self._embedding[torch.as_tensor(token_ids)])
+        for i, layer in enumerate(self._layers):
             codes, scale = ops.quantise_norm(x, layer.attn_norm, eps)
             heads = self._quantise(self._attention(i, codes, scale, now), layer.attn_sub_norm, self._spread)
             x = f32.add(self._linear(i, "o", *heads), x)
@@ -118,7 +119,7 @@ class GoldenModel:
         return ops.quantise_row(x) if gain is None else ops.quantise_norm(x, gain, self.config.norm_eps, spread)
 
     def _linear(self, i, name, codes, scale):
-        return ops.bit_linear(codes, scale, self._weights[i][name], getattr(self._model.layers[i], name).scale)
+        return ops.bit_linear(codes, scale, self._weights[i][name], getattr(self._layers[i], name).scale)
 
     def _spread(self, x):
         """(T, heads * head_dim) to (T, heads * head_pad), zeros between."""

@@ -95,6 +95,8 @@ def test_the_table_of_the_study(tmp_path):
     original, found = study(tmp_path / "model.bin", n_texts=2, n_tokens=12, planes=(1, 3, "auto"))
     assert [f.planes for f in found] == ["1", "3", "auto"] and [f.bits for f in found[:2]] == pytest.approx([1.6, 4.8])
     assert found[1].error < found[0].error and found[1].divergence < found[0].divergence
+    assert found[1].tokens_per_s < found[0].tokens_per_s and 0 < found[0].rms < found[0].largest
+    assert 0 < found[0].deviation <= 2 * found[0].largest
     assert table(original, found).count("\n") == 5
 
 
@@ -190,7 +192,7 @@ def test_one_sentence_for_what_cannot_be_used(tmp_path, sizes, change, sentence)
     written(path, change)
     path.write_bytes(struct.pack("<7i", *(SIZES | sizes).values()) + path.read_bytes()[28:])
     with pytest.raises(CheckpointError) as error:
-        load(path)
+        list(load(path).layers)
     assert str(error.value).startswith(sentence)
 
 

@@ -6,10 +6,10 @@ import pytest
 from random_models import SMALL, random_image
 
 from celosia.gen import fit
-from celosia.gen.assemble import place
 from celosia.gen.model import ModelConfig
 from celosia.gen.place import Layout
 from celosia.gen.program import PROGRAMS, compile_program
+from celosia.gen.window import place
 from celosia.hw.configs import kv260, tiny
 
 LARGE = ModelConfig(hidden_size=1536, ffn_size=4096, n_layers=24, n_heads=16, n_kv_heads=16, head_dim=96,

@@ -2,9 +2,8 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
 
 import gguf
 import numpy as np
@@ -12,6 +11,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gguf import GGMLQuantizationType as Kind
+from gguf_files import (
+    GGUF,
+    HF,
+    SCALE,
+    SMALL,
+    STORIES,
+    WIDE,
+    Tensor,
+    gguf_tensors,
+    of_architecture,
+    random_tensors,
+    save_gguf,
+    save_hf,
+    ternary,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import golden_of, machine_of
@@ -23,134 +37,26 @@ from celosia.gen.checkpoint import CheckpointError, load
 from celosia.gen.commands import pack
 from celosia.gen.gguf_file import I2_S
 from celosia.gen.golden.machine import lanes_of
-from celosia.gen.model import MATRICES, ModelConfig
+from celosia.gen.model import MATRICES, ModelConfig, QModel, Trits
 from celosia.gen.quantise import quantise
+from celosia.gen.rows import Rows
 from celosia.hw.configs import duo, tiny
-
-# Divides nothing; heads share KV heads; attention is not as wide as the model.
-SMALL = ModelConfig(hidden_size=24, ffn_size=40, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=10, vocab_size=30,
-                    max_positions=64, rope_theta=500000.0)
-# Rows of whole blocks of every type.
-WIDE = replace(SMALL, hidden_size=256, ffn_size=512, n_layers=1, n_heads=4, n_kv_heads=2, head_dim=64)
-SCALE = 0.0303955078125      # a binary16 number
-
-STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K.bin"
-
-HF = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj",
-      "up": "mlp.up_proj", "down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-      "attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"}
-GGUF = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
-
-
-class Tensor(NamedTuple):
-    """A tensor of a GGUF file. The package cannot write I2_S: bytes get their type and shape behind its back."""
-    data: np.ndarray
-    kind: int
-    shape: tuple
-
-
-def of_architecture(config, architecture):
-    """``config`` as the architecture computes it."""
-    return replace(config, act="relu2" if architecture == "bitnet-b1.58" else "silu", sub_norms=architecture != "llama")
-
-
-def random_tensors(config, seed=0, matrix=None):
-    """{name of transformers: float32 array}; ``matrix`` makes one of a shape."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return (0.1 * rng.standard_normal(shape)).astype(np.float32)
-
-    found = {"model.embed_tokens": normal(config.vocab_size, config.hidden_size), "model.norm": 1 + normal(config.hidden_size)}
-    if not config.tied:
-        found["lm_head"] = normal(config.vocab_size, config.hidden_size)
-    for i in range(config.n_layers):
-        for name in MATRICES:
-            found[f"model.layers.{i}.{HF[name]}"] = (matrix or normal)(*config.shape(name))
-        for name, size in config.gains().items():
-            found[f"model.layers.{i}.{HF[name]}"] = 1 + normal(size)
-    return found
-
-
-def ternary(rng):
-    """A maker of matrices of -SCALE, 0 and SCALE."""
-    return lambda *shape: (rng.integers(-1, 2, shape) * SCALE).astype(np.float32)
-
-
-def save_hf(folder, config, tensors):
-    """The directory that transformers would write."""
-    folder.mkdir(exist_ok=True)
-    save_file({f"{name}.weight": torch.from_numpy(t) for name, t in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": "bitnet" if config.sub_norms else "llama", "hidden_size": config.hidden_size,
-        "intermediate_size": config.ffn_size, "num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads, "head_dim": config.head_dim, "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_positions, "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta,
-        "hidden_act": config.act, "tie_word_embeddings": config.tied}))
-    return folder
-
-
-def interleave(weight, n_heads):
-    """Rows of q or k as the converter of llama.cpp writes them for ``llama`` (its function ``permute``)."""
-    return weight.reshape(n_heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def quantised_i2_s(weight):
-    """I2_S by its definition: groups of 32 weights in bits 7:6, 5:4, 3:2, 1:0 of 32 bytes; then the scale, 32 bytes."""
-    groups = (1 + np.sign(weight)).astype(np.uint8).reshape(-1, 4, 32)
-    codes = groups[:, 0] << 6 | groups[:, 1] << 4 | groups[:, 2] << 2 | groups[:, 3]
-    return np.concatenate([codes.ravel(), np.float32([np.abs(weight).max()]).view(np.uint8), np.zeros(28, np.uint8)])
-
-
-def gguf_tensors(config, tensors, architecture, kind=Kind.F32, head_kind=Kind.F32):
-    """{name of llama.cpp: :class:`Tensor`}: ``kind`` for the matrices of the layers, ``head_kind`` for embedding and head."""
-    names = {f"model.layers.{i}.{theirs}": f"blk.{i}.{GGUF.get(name, name)}.weight"
-             for i in range(config.n_layers) for name, theirs in HF.items()}
-    names |= {"model.embed_tokens": "token_embd.weight", "model.norm": "output_norm.weight", "lm_head": "output.weight"}
-    found = {}
-    for name, tensor in tensors.items():
-        if architecture == "llama" and name.endswith(("q_proj", "k_proj")):
-            tensor = interleave(tensor, config.n_heads if name.endswith("q_proj") else config.n_kv_heads)
-        own = Kind.F32 if tensor.ndim == 1 else kind if name.endswith("_proj") else head_kind
-        found[names[name]] = Tensor(quantised_i2_s(tensor) if own == I2_S else gguf.quants.quantize(tensor, own), own, tensor.shape)
-    return found
-
-
-def save_gguf(path, config, architecture, tensors, metadata=None):
-    """A GGUF file. ``tensors`` as :func:`gguf_tensors` makes them; ``metadata`` replaces values, or adds, or removes (None)."""
-    values = {"embedding_length": config.hidden_size, "feed_forward_length": config.ffn_size, "block_count": config.n_layers,
-              "attention.head_count": config.n_heads, "attention.head_count_kv": config.n_kv_heads,
-              "attention.key_length": config.head_dim, "attention.value_length": config.head_dim,
-              "rope.dimension_count": config.head_dim, "vocab_size": config.vocab_size, "context_length": config.max_positions,
-              "attention.layer_norm_rms_epsilon": config.norm_eps, "rope.freq_base": config.rope_theta} | (metadata or {})
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in values.items():
-        if value is not None:
-            add = (writer.add_string if isinstance(value, str) else writer.add_float32 if isinstance(value, float) else
-                   writer.add_array if isinstance(value, list) else writer.add_uint32)
-            add(key if key.startswith("split.") else f"{architecture}.{key}", value)
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor.data, raw_dtype=Kind.I8 if tensor.data.dtype == np.uint8 else tensor.kind)
-        writer.tensors[-1][name].shape, writer.tensors[-1][name].dtype = tensor.shape, tensor.kind
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def assert_same(ours, theirs):
-    """Two quantised models (or parts of them) are the same, bit for bit; their names may differ."""
+    """Two quantised models (or parts of them) are the same, bit for bit; their names and what their files held may differ."""
     assert type(ours) is type(theirs)
     if isinstance(ours, torch.Tensor):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    elif isinstance(ours, list):
+    elif isinstance(ours, Rows):
+        assert_same(ours[:], theirs[:])
+    elif isinstance(ours, Sequence) and not isinstance(ours, str):
         for a, b in zip(ours, theirs, strict=True):
             assert_same(a, b)
     elif is_dataclass(ours):
-        for each in fields(ours):
-            if each.name != "name":
-                assert_same(getattr(ours, each.name), getattr(theirs, each.name))
+        names = [each.name for each in fields(ours)] + (["head", "coarse"] if isinstance(ours, QModel) else [])
+        for name in set(names) - {"name", "sources", "relative_error", "make_heads"}:
+            assert_same(getattr(ours, name), getattr(theirs, name))
     else:
         assert ours == theirs
 
@@ -217,6 +123,24 @@ def test_trits_and_scales_are_exactly_those_of_the_package(tmp_path_factory, kin
     assert np.array_equal(found.trits.numpy(), weight)
     assert np.array_equal(found.trits.float() * found.scale.expand(len(weight))[:, None], package)
     assert np.array_equal(found.scale.expand(len(weight))[weight.any(1)], np.broadcast_to(scale, weight.shape)[weight.any(1), 0])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bitnet"])
+@pytest.mark.parametrize("kind", [Kind.TQ1_0, Kind.TQ2_0], ids=["TQ1_0", "TQ2_0"])
+def test_unequal_scales_of_a_row_become_digits(tmp_path, kind, architecture):
+    """Of what the package dequantises to; the other matrices of the file stay trits."""
+    config, rng = of_architecture(WIDE, architecture), np.random.default_rng(3)
+    tensors = random_tensors(config, matrix=ternary(rng))
+    weight = rng.integers(-1, 2, (256, 512)).astype(np.float32)
+    weight[9, 256:] *= 2
+    tensors["model.layers.0.mlp.down_proj"] = weight
+    found = load(save_gguf(tmp_path / "a.gguf", config, architecture, gguf_tensors(config, tensors, architecture, kind)))
+    assert np.array_equal(found.layers[0]["down"], weight) and isinstance(found.layers[0]["up"], Trits)
+    assert found.sources["layer0.down"] == f"{kind.name}, unequal scales: as digits"
+    assert found.sources["layer0.up"] == kind.name
+    layer = quantise(found, planes=2).layers[0]
+    assert layer.down.planes == 2 and layer.up.planes == 1
+    np.testing.assert_allclose(layer.down.weights * layer.down.scale[:, None], weight, rtol=1e-4)      # digits hold 1 and 2
 
 
 def test_i2_s_bits(tmp_path):
@@ -295,7 +219,8 @@ def test_a_trained_model_tells_its_story(tmp_path):
     model = LlamaForCausalLM(LlamaConfig(
         hidden_size=dim, intermediate_size=ffn, num_hidden_layers=n_layers, num_attention_heads=n_heads,
         num_key_value_heads=n_kv_heads, vocab_size=vocab, rms_norm_eps=1e-5, tie_word_embeddings=True)).eval()
-    state = {"model.embed_tokens.weight": loaded.embedding, "model.norm.weight": loaded.final_norm, "lm_head.weight": loaded.head}
+    state = {"model.embed_tokens.weight": loaded.embedding[:], "model.norm.weight": loaded.final_norm,
+             "lm_head.weight": loaded.head[:]}
     for i, layer in enumerate(loaded.layers):
         state |= {f"model.layers.{i}.{HF[name]}.weight": value for name, value in layer.items()}
     model.load_state_dict(state)
@@ -346,14 +271,7 @@ def of_kind(kind, shape, value=0):
     return Tensor(np.full(int(np.prod(shape)) // block * block_bytes + 32 * (kind == I2_S), value, np.uint8), kind, shape)
 
 
-def uneven():
-    """TQ2_0 of a row with two scales."""
-    weight = np.full((256, 512), SCALE, np.float32)
-    weight[9, 256:] *= 2
-    return Tensor(gguf.quants.quantize(weight, Kind.TQ2_0), Kind.TQ2_0, weight.shape)
-
-
-UP, DOWN = "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"
+UP = "blk.0.ffn_up.weight"
 BAD = [
     ("gpt2", {}, {}, "GGUF metadata general.architecture must be one of llama, bitnet, bitnet-b1.58, not 'gpt2'"),
     ("llama", {"block_count": None}, {}, "GGUF metadata must give llama.block_count"),
@@ -379,8 +297,7 @@ BAD = [
     ("llama", {}, {UP: of_kind(Kind.TQ2_0, (512, 255))},
      f"Tensor {UP} must have rows of whole blocks of 256 weights, and has shape (512, 255)"),
     ("llama", {}, {UP: of_kind(I2_S, (512, 256), 0x3F)},
-     f"Tensor {UP} (I2_S) must hold -s, 0 and s with one s a row, and row 0 holds other numbers"),
-    ("llama", {}, {DOWN: uneven()}, f"Tensor {DOWN} (TQ2_0) must hold -s, 0 and s with one s a row, and row 9 holds other numbers"),
+     f"Tensor {UP} (I2_S) must hold -s, 0 and s with one s, and row 0 holds other numbers"),
     ("llama", {}, {"blk.0.attn_q.bias": of_kind(Kind.F32, (256,))},
      "Tensor blk.0.attn_q.bias must not be there: the decoder has no biases, experts or scaled positions"),
     ("llama", {}, {"blk.0.attn_q.scale": of_kind(Kind.F32, (1,))}, "Tensor blk.0.attn_q.scale must be positive, not 0"),

@@ -12,15 +12,17 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import SMALL, model_configs, random_image
+from random_models import SMALL, model_configs, random_checkpoint, random_image
 
 from celosia.gen import fit, image
+from celosia.gen.assemble import assemble
 from celosia.gen.commands import pack, packer
 from celosia.gen.golden.machine import Machine
 from celosia.gen.manifest import build_manifest
-from celosia.gen.model import HeadPlan
+from celosia.gen.model import HEADS, MATRICES, HeadPlan, PackedTensor
 from celosia.gen.pack import unpack_matmul
 from celosia.gen.place import ALIGN_BYTES
+from celosia.gen.quantise import quantise
 from celosia.host.image import Image
 from celosia.hw.configs import CONFIGS, duo, kv260, tiny
 from celosia.hw.isa import ISA_VERSION
@@ -77,6 +79,25 @@ def test_matrices_lie_where_the_placement_says(config, accel):
              for p in range(accel.n_ports)]
     trits = unpack_matmul(ports, 1, config.hidden_size, config.ffn_size, accel)[0]
     assert np.array_equal(trits, model.layers[0].down.weights.numpy())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_tensors_say_what_became_of_them(kind):
+    loaded = random_checkpoint(SMALL)
+    model = quantise(loaded, HeadPlan(kind, 4, 2), 3)
+    found = {each.name: each for each in assemble(model, tiny, 32).tensors}
+    heads = ["coarse", "head"] if kind == "shortlist" else ["head"]
+    assert list(found) == ["embedding", *(f"layer{i}.{name}" for i in range(SMALL.n_layers) for name in MATRICES), *heads]
+    assert found["embedding"] == PackedTensor("embedding", 30, 24, 0, 0.0, "float32")
+    for i, layer in enumerate(loaded.layers):
+        for name in MATRICES:
+            each, weight, became = found[f"layer{i}.{name}"], layer[name], getattr(model.layers[i], name)
+            wrong = weight.double() - became.weights.double() * became.scale.double()[:, None]
+            assert (each.rows, each.columns, each.planes, each.source) == (*SMALL.shape(name), 3, "float32")
+            assert each.relative_error == pytest.approx(float(wrong.norm() / weight.double().norm()))
+    assert found["head"].planes == (2 if kind == "ternary" else 5)
+    assert (0.05 if kind == "ternary" else 0.001) < found["head"].relative_error < (0.3 if kind == "ternary" else 0.01)
+    assert kind != "shortlist" or found["coarse"].planes == 2 and 0.05 < found["coarse"].relative_error < 0.3
 
 
 def test_same_model_same_bytes(small):
@@ -159,7 +180,7 @@ def test_pack_command(tree, tmp_path):
     result = CliRunner().invoke(pack, [str(checkpoint), "-o", str(output), "--config", "tiny", "--context", "64"])
     assert result.exit_code == 0, result.output
     assert Image.open(output).header["context"] == 64 and output.read_bytes() == packer("demo", "tiny", 64)
-    for words in ("qkv", "1.60", "KV cache: 864 bytes a position", "beats of 8 bytes"):
+    for words in ("qkv", "1.67", "KV cache (int8): 864 bytes a position", "beats of 8 bytes"):
         assert words in result.output
 
 

@@ -338,7 +338,7 @@ class _Schedule:
 
     def queries(self, layer, head):
         layout = self.layout
-        factor = math.log2(math.e) / math.sqrt(self.model.head_dim) * (INT4_STEP if layout.int4 else 1)
+        factor = math.log2(math.e) / math.sqrt(self.model.head_dim) * (INT4_STEP if layout.int4 & 1 else 1)
         for query in range(self.model.group):
             at, label = (f"qkv{head % 2}", query * layout.head_words), f"layer{layer}.q{head}.{query}"
             self.rotate(label, at)
@@ -350,24 +350,23 @@ class _Schedule:
         layout, region = self.layout, self.place.cache[layer, head]
         key, value = ((f"qkv{head % 2}", (self.model.group + i) * layout.head_words) for i in range(2))
         where = {"addr": region.offset, "port_stride": region.port_stride}
-        quantise = {"mul1": Mul1.SCALAR, "mul1_scalar": 0, "scale_scalar": 1}
-        if layout.int4:
-            quantise |= {"mul2": Mul2.IMM, "imm1": bits_of(7 / 127)}
+        quantise, to_four = {"mul1": Mul1.SCALAR, "mul1_scalar": 0, "scale_scalar": 1}, {"mul2": Mul2.IMM, "imm1": bits_of(7 / 127)}
         self.rotate(f"layer{layer}.k{head}", key)
-        self.vector(f"layer{layer}.k{head}: quantise", layout.head_words, x=key, sink=Sink.K, **quantise)
+        self.vector(f"layer{layer}.k{head}: quantise", layout.head_words, x=key, sink=Sink.K,
+                    **quantise, **(to_four if layout.int4 & 1 else {}))
         self.vector(f"layer{layer}.v{head}: absmax", layout.head_words, x=value, reduce=Reduce.ABSMAX, reduce_scalar=0)
         self.vector(f"layer{layer}.v{head}: quantise", layout.head_words, x=value, sink=Sink.V,
-                    int4=int(layout.int4), **quantise, **where)
+                    int4=layout.int4, **quantise, **(to_four if layout.int4 >> 1 else {}), **where)
         window = self.model.window(layer)
         step = Step(Opcode.ATTEND, dict(
-            where, group=self.model.group, head_words=layout.head_beats, bank=head % 2, int4=int(layout.int4), bidirectional=0,
+            where, group=self.model.group, head_words=layout.head_beats, bank=head % 2, int4=layout.int4, bidirectional=0,
             window=window, sinks=self.model.sinks if window else 0), f"layer{layer}.attend{head}")
         self.steps.append(step)
         return step
 
     def attended(self, layer, head, step):
         words = self.model.group * self.layout.head_words
-        step_size = {"mul2": Mul2.IMM, "imm1": bits_of(INT4_STEP)} if self.layout.int4 else {}
+        step_size = {"mul2": Mul2.IMM, "imm1": bits_of(INT4_STEP)} if self.layout.int4 >> 1 else {}
         self.vector(f"{step.label}: take", words, producer=step, source=Source.ATTEND, mul1=Mul1.STREAM, sink=Sink.X,
                     d=("attn", head * words), **step_size)
 

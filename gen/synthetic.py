@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION, Index, Opcode, pack
+from celosia.hw.links import row_beats
 
 from . import fit
 from .pack import ZERO_BYTE
@@ -77,18 +78,18 @@ def fill_cache(cache, layout, n_positions, seed=2):
     pages 0, 1, 2, ..."""
     rng, n_ports = np.random.default_rng(seed), layout.accel.n_ports
     regions, _ = layout.cache()
-    row_bytes = (layout.record_bytes - max(8, layout.accel.port_bytes)) // 2      # of a key, or a value
-    dim = layout.model.head_dim // 2 if layout.int4 else layout.model.head_dim
+    dim, four = layout.model.head_dim, (layout.int4 & 1, layout.int4 >> 1)
+    key_bytes, value_bytes = (row_beats(layout.head_beats, each) * layout.accel.port_bytes for each in four)
     for address in regions.values():
         for port in range(n_ports):
             n = len(range(port, n_positions, n_ports))
             start = address.offset + port * address.port_stride
             records = cache[start:start + n * layout.record_bytes].reshape(n, layout.record_bytes)
-            for at in (0, layout.record_bytes - row_bytes):
-                records[:, at:at + dim] = _int4_pairs(rng, n, dim) if layout.int4 else \
-                    rng.integers(-127, 128, (n, dim), np.int8).view(np.uint8)
+            for at, four_bits in ((0, four[0]), (layout.record_bytes - value_bytes, four[1])):
+                row = _int4_pairs(rng, n, dim // 2) if four_bits else rng.integers(-127, 128, (n, dim), np.int8).view(np.uint8)
+                records[:, at:at + row.shape[1]] = row
             scales = rng.uniform(0.01, 0.03, (n, 2)).astype("<f4")
-            records[:, row_bytes:row_bytes + 8] = scales.view(np.uint8)
+            records[:, key_bytes:key_bytes + 8] = scales.view(np.uint8)
 
 
 def _int4_pairs(rng, *shape):

@@ -65,7 +65,7 @@ def main():
 @click.option("--chunk", type=click.IntRange(min=1), help="Prompt tokens a run; default: all token lanes.")
 @click.option("--speculate", type=click.IntRange(min=0), default=0, show_default=True,
               help="Verify up to so many tokens, guessed from the text before them, in one run; the text stays the same.")
-@click.option("--kv", help="Format of keys and values in the cache: int8 or int4.")
+@click.option("--kv", help="Format of keys and values in the cache: int8, int4, or k8v4 (keys in int8, values in int4).")
 @click.option("--window", type=click.IntRange(min=0), help="Positions that a token sees; default: the model's.")
 @click.option("--sinks", type=click.IntRange(min=0), help="First positions that every token sees beside a window.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")

@@ -124,7 +124,7 @@ class Sink(enum.Enum, shape=unsigned(3)):
     X = 1     # scratch X at d_base + t * d_stride + i
     ACT = 2   # activation bank `bank` of the matmul engine, word d_base + i of lane t (LAST: of lane 0)
     Q = 3     # query of token t, head `head` of the group, bank `bank`; its factor is s[scale_scalar] * imm1
-    K = 4     # key of token t; its scale is s[scale_scalar]. With int4: q must be within -8 .. 7, four bits are kept
+    K = 4     # key of token t; its scale is s[scale_scalar]. In four bits: q must be within -8 .. 7
     V = 5     # value of token t, the same; completes the record of the position
     TOPK = 6  # candidates of token t: word i is elements (d_base + i) * L ..; imm0 is the number of valid elements, an integer
     RESCORE = 7  # word i is elements (d_base + i) * L ..; element k max(R, L) + (n mod max(R, L)) is the logit of candidate k
@@ -219,14 +219,14 @@ class Vector(data.Struct):
     head: unsigned(6)  # of the group, for sink Q
     tokens: Tokens  # lanes at work
     lane: unsigned(4)  # token lane of LANE
-    int4: unsigned(1)  # of the sink V: the record keeps four bits an element
-    reserved: unsigned(416 - 301)
+    int4: unsigned(2)  # of the sink V: the record keeps four bits an element, bit 0 of K, bit 1 of V
+    reserved: unsigned(416 - 302)
 
 
 class Attend(data.Struct):
     """Attention of all tokens for the query heads of one KV head (group * n_tokens query vectors), segment after segment.
 
-    The record of a position is K (head_words beats; with ``int4`` two elements a byte, the first in the low bits, ceil(head_words /
+    The record of a position is K (head_words beats; in four bits two elements a byte, the first in the low bits, ceil(head_words /
     2) beats), the scales (K's then V's binary32 bits, little endian, padded to whole beats), V (as K). Position j of a sequence,
     in page n, lies at ``addr + (j mod P) * port_stride + ((n G + j mod G) // P) * record_bytes``. Query vector q = t * group +
     head of the group.
@@ -239,11 +239,11 @@ class Attend(data.Struct):
     group: unsigned(6)  # query heads
     head_words: unsigned(6)  # beats of port_bytes elements
     bank: unsigned(1)  # of the queries
-    int4: unsigned(1)  # records of four bits an element
+    int4: unsigned(2)  # records hold four bits an element, bit 0 of K, bit 1 of V
     bidirectional: unsigned(1)  # tokens of a segment see one another
     window: unsigned(16)  # positions that a token sees, itself included; 0: all
     sinks: unsigned(16)  # first positions of a sequence that every token sees, with a window
-    reserved: unsigned(416 - 119)
+    reserved: unsigned(416 - 120)
 
 
 BODIES = {Opcode.END: End, Opcode.LOAD: Load, Opcode.MATMUL: Matmul, Opcode.VECTOR: Vector, Opcode.ATTEND: Attend}

@@ -6,16 +6,22 @@ from amaranth.lib import data, enum
 from .isa import Sink
 
 __all__ = ["Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk", "PageAnswer",
-           "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "scale_beats", "visited_rows"]
+           "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "row_beats", "scale_beats",
+           "visited_rows"]
 
 def scale_beats(port_bytes):
     """Beats that the two scales of a cache record take."""
     return max(1, 8 // port_bytes)
 
 
-def record_beats(head_words, port_bytes, int4=False):
-    """Beats of one cache record: K, scales, V."""
-    return 2 * (-(-head_words // 2) if int4 else head_words) + scale_beats(port_bytes)
+def row_beats(head_words, four_bits):
+    """Beats of the key or the value in one cache record."""
+    return -(-head_words // 2) if four_bits else head_words
+
+
+def record_beats(head_words, port_bytes, int4=0):
+    """Beats of one cache record: K, scales, V. ``int4``: four bits an element, bit 0 of K, bit 1 of V."""
+    return row_beats(head_words, int4 & 1) + scale_beats(port_bytes) + row_beats(head_words, int4 >> 1)
 
 
 def visited_rows(first_position, window, sinks, n_ports):
@@ -73,7 +79,7 @@ class AttendCommand(data.Struct):
     group: unsigned(6)
     head_words: unsigned(6)
     bank: unsigned(1)
-    int4: unsigned(1)
+    int4: unsigned(2)
     bidirectional: unsigned(1)
     window: unsigned(16)
     sinks: unsigned(16)
@@ -84,7 +90,7 @@ class RecordCommand(data.Struct):
     offset: unsigned(40)       # of row 0 on port 0, in the cache window
     port_stride: unsigned(32)
     head_words: unsigned(6)
-    int4: unsigned(1)
+    int4: unsigned(2)
     index: unsigned(16)        # descriptor index
 
 

@@ -75,6 +75,7 @@ REGISTERS = [
     Register("PAGE_STATUS", 0x060, "r", "bit 0: at work; bit 1: something was refused since the last reset of CONTROL"),
     Register("ACCEPTED", 0x064, "r", "bit t: the token of lane t is the best candidate of lane t - 1, of the same segment, and so "
              "up to the segment's second lane"),
+    Register("TICKS", 0x068, "r", "cycles since the last reset of the fabric, modulo 2**32"),
     *(Register(f"TOKEN{t}", 0x080 + 4 * t, "rw", f"token id of lane {t}") for t in range(16)),
     *(Register(f"LANE{t}", 0x0C0 + 4 * t, "rw", f"bits 15:0 position of lane {t}, 19:16 slot of its sequence") for t in range(16)),
 ]

@@ -369,7 +369,7 @@ class Bench:
                            tokens=numbers.choice(list(Tokens)))
             elif unit == "attend":
                 bits = raw(Opcode.ATTEND, waits, addr=b * numbers.randrange(16), port_stride=PORT_STRIDE,
-                           head_words=numbers.randint(1, 2), bank=numbers.randrange(2), int4=numbers.randrange(2),
+                           head_words=numbers.randint(1, 2), bank=numbers.randrange(2), int4=numbers.randrange(4),
                            bidirectional=numbers.randrange(2), sinks=numbers.choice([0, 1, 4, numbers.randrange(20)]),
                            window=numbers.choice([0, 0, 1, 2, size["page_positions"], numbers.randrange(30)]),
                            group=numbers.randint(1, size["max_queries"] // size["token_lanes"]))
@@ -383,7 +383,7 @@ class Bench:
                            mul1=numbers.choice(list(Mul1)), mul2=numbers.choice(list(Mul2)),
                            mul3=numbers.choice(list(Mul3)), add=numbers.choice(list(Add)),
                            reduce=numbers.choice(list(Reduce)), sink=sink, tokens=numbers.choice(list(Tokens)), lane=lane,
-                           int4=numbers.randrange(2), imm0=numbers.getrandbits(32))
+                           int4=numbers.randrange(4), imm0=numbers.getrandbits(32))
             issued[unit] += 1
             out.append(bits)
         if numbers.random() < 0.3:

@@ -125,7 +125,8 @@ def number_of(f, launch):
 
 def record_beats(f, size):
     """Beats of a record of an ATTEND."""
-    return 2 * (-(-f["head_words"] // 2) if f["int4"] else f["head_words"]) + max(1, 8 // size["port_bytes"])
+    halves = -(-f["head_words"] // 2)
+    return sum(halves if f["int4"] >> bit & 1 else f["head_words"] for bit in (0, 1)) + max(1, 8 // size["port_bytes"])
 
 
 def past(f, launch, size):

@@ -41,7 +41,7 @@ def random_descriptor(random, n_tokens, size, wild):
     X is read in one half and written in place or in the other half.
     """
     f = {"source": random.choice(list(Source)), "mul3": random.choice(list(Mul3)),
-         "tokens": random.choice([*Tokens, Tokens.ALL]), "lane": random.randrange(n_tokens), "int4": random.randrange(2),
+         "tokens": random.choice([*Tokens, Tokens.ALL]), "lane": random.randrange(n_tokens), "int4": random.randrange(4),
          "mul1_scalar": random.randrange(N_SCALARS), "scale_scalar": random.randrange(N_SCALARS),
          "reduce_scalar": random.randrange(N_SCALARS),
          "imm0": number_bits(random, wild), "imm1": number_bits(random, wild),

@@ -43,8 +43,9 @@ def script(accel, lanes):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"kv": "int4"}, {"window": 5, "sinks": 2}, {"plan": HeadPlan("shortlist", 3, 2), "kv": "int4", "window": 16}],
-    ids=["int8", "int4", "window", "shortlist"])
+    {}, {"kv": "int4"}, {"kv": "k8v4"}, {"window": 5, "sinks": 2},
+    {"plan": HeadPlan("shortlist", 3, 2), "kv": "int4", "window": 16}],
+    ids=["int8", "int4", "k8v4", "window", "shortlist"])
 @pytest.mark.parametrize("config, memory", [(tiny, "kv260"), (duo, "stress")], ids=["tiny", "duo"])
 def test_sequences_say_what_the_golden_machine_says(config, memory, options):
     image, found = Image.open(random_image(SMALL, config, context=60, sequences=4, **options)[0]), []

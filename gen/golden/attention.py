@@ -37,7 +37,7 @@ largest weight, a position.
 import torch
 
 from celosia.gen.golden import f32, func
-from celosia.hw.links import scale_beats
+from celosia.hw.links import record_beats, row_beats, scale_beats
 
 __all__ = ["attend", "visible", "pack_record", "unpack_record", "record_bytes"]
 
@@ -164,50 +164,45 @@ def _times_power(x, exponent):
     return f32.from_bits(torch.where(biased <= 0, torch.zeros_like(bits), bits))
 
 
-def _row_bytes(head_dim, port_bytes, int4):
-    head_words = -(-head_dim // port_bytes)
-    return (-(-head_words // 2) if int4 else head_words) * port_bytes
+def record_bytes(head_dim, port_bytes, int4=0):
+    """Bytes of one record of the cache; ``int4`` as in :func:`pack_record`."""
+    return record_beats(-(-head_dim // port_bytes), port_bytes, int4) * port_bytes
 
 
-def record_bytes(head_dim, port_bytes, int4=False):
-    """Bytes of one record of the cache."""
-    return 2 * _row_bytes(head_dim, port_bytes, int4) + scale_beats(port_bytes) * port_bytes
-
-
-def pack_record(k, ks, v, vs, port_bytes, int4=False):
+def pack_record(k, ks, v, vs, port_bytes, int4=0):
     """The record of one position: K, scales (ks then vs, binary32, little endian), V; each padded to whole beats.
 
-    k, v : int8 (D,), with ``int4`` of values within -8 .. 7; ks, vs : float32 scalars. Returns bytes. An element takes a byte, or
-    with ``int4`` half a byte, the first of two in the low bits.
+    k, v : int8 (D,); ks, vs : float32 scalars. Returns bytes. An element takes a byte, or, in four bits, half a byte, the first of
+    two in the low bits, and must be within -8 .. 7. ``int4``: bit 0 says so of k, bit 1 of v.
     """
-    def row(x):
-        if int4:
+    def row(x, four_bits):
+        if four_bits:
             if x.min() < -8 or x.max() > 7:
-                raise ValueError(f"Elements of an int4 record must be within -8 .. 7, not {int(x.min())} .. {int(x.max())}")
+                raise ValueError(f"Elements in four bits must be within -8 .. 7, not {int(x.min())} .. {int(x.max())}")
             nibbles = [*(x & 15).tolist(), 0]
             x = [low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2])]
         else:
             x = x.to(torch.uint8).tolist()
-        return bytes(x).ljust(_row_bytes(len(k), port_bytes, int4), b"\0")
+        return bytes(x).ljust(row_beats(-(-len(k) // port_bytes), four_bits) * port_bytes, b"\0")
 
     scales = f32.to_bits(torch.stack([torch.as_tensor(ks), torch.as_tensor(vs)]).to(torch.float32)).tolist()
     packed = b"".join(bits.to_bytes(4, "little") for bits in scales)
-    return row(k) + packed.ljust(scale_beats(port_bytes) * port_bytes, b"\0") + row(v)
+    return row(k, int4 & 1) + packed.ljust(scale_beats(port_bytes) * port_bytes, b"\0") + row(v, int4 >> 1)
 
 
-def unpack_record(raw, head_dim, port_bytes, int4=False):
+def unpack_record(raw, head_dim, port_bytes, int4=0):
     """(k, ks, v, vs) of one record; the inverse of :func:`pack_record`."""
     n_bytes = record_bytes(head_dim, port_bytes, int4)
     if len(raw) != n_bytes:
         raise ValueError(f"A record must be {n_bytes} bytes, not {len(raw)}")
-    row_bytes = _row_bytes(head_dim, port_bytes, int4)
-    scales = raw[row_bytes:row_bytes + 8]
+    key_bytes, value_bytes = (row_beats(-(-head_dim // port_bytes), four) * port_bytes for four in (int4 & 1, int4 >> 1))
+    scales = raw[key_bytes:key_bytes + 8]
     ks, vs = f32.from_bits([int.from_bytes(scales[i:i + 4], "little") for i in (0, 4)])
 
-    def row(part):
-        if int4:
+    def row(part, four_bits):
+        if four_bits:
             part = [nibble - 16 if nibble > 7 else nibble for byte in part for nibble in (byte & 15, byte >> 4)]
             return torch.tensor(part[:head_dim], dtype=torch.int8)
         return torch.tensor(list(part[:head_dim]), dtype=torch.uint8).to(torch.int8)
 
-    return row(raw[:row_bytes]), ks, row(raw[-row_bytes:]), vs
+    return row(raw[:key_bytes], int4 & 1), ks, row(raw[-value_bytes:], int4 >> 1), vs

@@ -278,8 +278,9 @@ class Machine:
             elif sink is not Sink.ACT:
                 self._kv[sink][1][words.token] = words.scale
             if sink is Sink.V:
-                for codes, _ in self._kv.values() if f["int4"] else ():
-                    codes.copy_(low_four(codes))
+                for bit, (codes, _) in enumerate(self._kv.values()):
+                    if f["int4"] >> bit & 1:
+                        codes.copy_(low_four(codes))
                 self._rows.append([tensor[:self._n].clone() for pair in self._kv.values() for tensor in pair])
                 self._write_records(index, f)
 

@@ -53,12 +53,12 @@ class Feeder(wiring.Component):
         # Whether a record comes from memory or from the chunk, and what will be so at its end.
         past, chunk, past_more, chunk_more = Signal(), Signal(), Signal(), Signal()
         valid, taken, beat, last_word, record_end = Signal(), Signal(), Signal(sizes.beat), Signal(), Signal()
-        # A beat of two words is taken with the second; scales are never packed. Two bits choose one of four, a LUT a bit.
-        packed, scales, which, beat_end = Signal(), Signal(), Signal(), Signal()
+        # A beat of two words is taken with the second; scales are never in four bits. Two bits choose one of four, a LUT a bit.
+        packed, four, which, beat_end = Signal(), Signal(), Signal(), Signal()
         lower, upper = (_unpacked(self.i_past.p.word_select(half, 4 * sizes.port_bytes)) for half in (0, 1))
         m.d.comb += [
             last_word.eq(word == job.head_words - 1),
-            packed.eq(past & job.int4 & ~scales), which.eq(Mux(packed, word[0], past)),
+            packed.eq(past & four), which.eq(Mux(packed, word[0], past)),
             beat_end.eq(~packed | word[0] | last_word),
             beat.eq(Mux(packed, Mux(which, upper, lower), Mux(which, self.i_past.p, self.i_chunk.p))),
             valid.eq(Mux(past, self.i_past.valid, self.i_chunk.valid & chunk)),
@@ -73,23 +73,23 @@ class Feeder(wiring.Component):
         m.d.sync += [past_more.eq(past_left > 1), chunk_more.eq(Mux(past, chunk_left != 0, chunk_left > 1))]
         with m.FSM():
             with m.State("KEY"):
-                m.d.comb += [self.o_key.valid.eq(valid), taken.eq(self.o_key.ready & beat_end)]
+                m.d.comb += [four.eq(job.int4[0]), self.o_key.valid.eq(valid), taken.eq(self.o_key.ready & beat_end)]
                 with m.If(valid & self.o_key.ready):
                     m.d.sync += word.eq(Mux(last_word, 0, word + 1))
                     with m.If(last_word):
                         m.next = "LOW" if scale_beats(sizes.port_bytes) == 2 else "SCALE"
             if scale_beats(sizes.port_bytes) == 2:
                 with m.State("LOW"):
-                    m.d.comb += [scales.eq(1), taken.eq(1)]
+                    m.d.comb += taken.eq(1)
                     with m.If(valid):
                         m.d.sync += low.eq(beat)
                         m.next = "SCALE"
             with m.State("SCALE"):
-                m.d.comb += [scales.eq(1), self.o_scale.valid.eq(valid), taken.eq(self.o_scale.ready)]
+                m.d.comb += [self.o_scale.valid.eq(valid), taken.eq(self.o_scale.ready)]
                 with m.If(valid & taken):
                     m.next = "VALUE"
             with m.State("VALUE"):
-                m.d.comb += [self.o_value.valid.eq(valid), taken.eq(self.o_value.ready & beat_end)]
+                m.d.comb += [four.eq(job.int4[1]), self.o_value.valid.eq(valid), taken.eq(self.o_value.ready & beat_end)]
                 with m.If(valid & self.o_value.ready):
                     m.d.sync += word.eq(Mux(last_word, 0, word + 1))
                     with m.If(last_word):

@@ -122,7 +122,7 @@ class SliceJob(data.StructLayout):
     """A slice's part of a command, for one segment."""
     def __init__(self, sizes):
         super().__init__({
-            "share": Share, "head_words": 6, "bank": 1, "int4": 1, "bidirectional": 1,
+            "share": Share, "head_words": 6, "bank": 1, "int4": 2, "bidirectional": 1,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
             "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP

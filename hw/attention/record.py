@@ -9,7 +9,7 @@
 The K rows of all tokens come before their V rows, tokens in order. A record begins to leave when its V row is
 complete; one beat a cycle, two cycles between records. The buffer has two halves: rows of the next chunk are taken in
 while this one leaves. The first word of a beat sets the rest of the beat to zero, so a row that ends within a beat is
-padded. With int4 two words make a beat for memory; the slices take the words as they are.
+padded. In four bits two words make a beat for memory; the slices take the words as they are.
 
 A record whose page is not the slot's own is an error, and nothing is written after it.
 """
@@ -111,8 +111,8 @@ class RecordGather(wiring.Component):
         command, place = self.i_record.p, places.o
         leave_half, leave_token = Signal(), Signal(token_log2)
         port, offset, record_beats = Signal.like(place.p.port), Signal(40, reset_less=True), Signal(8, reset_less=True)
-        m.d.sync += record_beats.eq(
-            Mux(command.int4, (command.head_words + 1)[1:] << 1, command.head_words << 1) + n_scale_beats)
+        row_beats = [Mux(four, (command.head_words + 1)[1:], command.head_words) for four in command.int4]
+        m.d.sync += record_beats.eq(row_beats[0] + row_beats[1] + n_scale_beats)
         m.d.comb += [
             places.command_valid.eq(self.i_record.valid), places.command.eq(command), places.restart.eq(self.i_record.ready),
             places.record_beats.eq(record_beats), places.launch.eq(self.launch),
@@ -133,7 +133,7 @@ class RecordGather(wiring.Component):
         with m.If(done):
             m.d.sync += [full.bit_select(leave_half, 1).eq(0), leave_half.eq(~leave_half)]
 
-        is_scale = a_kind == 1
+        is_scale, four = a_kind == 1, Mux(a_kind[1], command.int4[1], command.int4[0])
         m.d.comb += [
             a_last_word.eq(a_word == Mux(is_scale, n_scale_beats - 1, command.head_words - 1)),
             move.eq(a_valid & (~b_valid | b_taken)),
@@ -144,10 +144,10 @@ class RecordGather(wiring.Component):
         both = Cat(*(read.data for read in scale_reads))
         with m.If(move):
             m.d.sync += [
-                b_first.eq((a_kind == 0) & Mux(command.int4, a_word[1:] == 0, a_word == 0)),
+                b_first.eq((a_kind == 0) & Mux(command.int4[0], a_word[1:] == 0, a_word == 0)),
                 b_last.eq(a_kind[1] & a_last_word), b_row.eq(~is_scale),
-                b_packed.eq(command.int4 & ~is_scale), b_upper.eq(a_word[0]),
-                b_whole.eq(~command.int4 | is_scale | a_word[0] | a_last_word),
+                b_packed.eq(four & ~is_scale), b_upper.eq(a_word[0]),
+                b_whole.eq(~four | is_scale | a_word[0] | a_last_word),
                 b_port.eq(port), b_scales.eq(both if n_scale_beats == 1 else both.word_select(a_word[0], 32)),
                 a_word.eq(Mux(a_last_word, 0, a_word + 1)), a_kind.eq(a_kind + a_last_word),
                 b_valid.eq(1),
@@ -178,7 +178,7 @@ class RecordGather(wiring.Component):
             with m.State("FAULT"):
                 pass
 
-        # To memory and to the slice: a word is taken when both have a place. Of int4 the first of two waits for the second.
+        # To memory and to the slice: a word is taken when both have a place. In four bits the first of two waits for the second.
         m.submodules.out = out = Buffer(WriteWord(sizes.port_bytes))
         connect(m, out.o, self.o_write)
         chunk_ready, word_out, beat_out = Signal(), Signal(sizes.beat), Signal(sizes.beat)

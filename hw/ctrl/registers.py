@@ -106,13 +106,15 @@ class Registers(wiring.Component):
         seen["IRQ_ENABLE"] = irq_enable = Signal()
         m.d.sync += self.irq.eq(irq_enable & (self.done | self.error))
 
+        ticks = Signal(32)
+        m.d.sync += ticks.eq(ticks + 1)
         counters = self._counters(m)
         cleared = self._write(m, kept, places, seen, where["CONTROL"], where["PAGE"])
         status = Cat(self.busy, self.done, self.error, self.draining)
         self._read(m, kept, places, cleared, counters, {
             where["ID"]: ID_MAGIC, where["VERSION"]: ISA_VERSION | ABI_VERSION << 16, where["CONFIG"]: self._digest,
             where["STATUS"]: status, where["ERROR_CODE"]: self.error_code, where["ERROR_INDEX"]: self.error_index,
-            where["TOPK_COUNT"]: self.topk_count, where["ACCEPTED"]: self.accepted,
+            where["TICKS"]: ticks, where["TOPK_COUNT"]: self.topk_count, where["ACCEPTED"]: self.accepted,
             where["PAGE_STATUS"]: Cat(self.pages_busy, self.page_refused)})
         return m
 

@@ -233,8 +233,9 @@ class Sequencer(wiring.Component):
         group_beats = Signal(20)            # of one row group; a row quantum takes a few
         m.d.comb += [quantum.eq(self.number >> self._quantum_log2), group_beats.eq(matmul.n_col_blocks * matmul.planes)]
         record_beats, page_beats = Signal(8, reset_less=True), Signal(18, reset_less=True)
-        row_words = Mux(attend.int4, (attend.head_words + 1) >> 1, attend.head_words)
-        m.d.sync += [record_beats.eq((row_words << 1) + scale_beats(self._port_bytes)), page_beats.eq(pages.n_rows * record_beats)]
+        row_beats = [Mux(four, (attend.head_words + 1) >> 1, attend.head_words) for four in attend.int4]
+        m.d.sync += [record_beats.eq(row_beats[0] + row_beats[1] + scale_beats(self._port_bytes)),
+                     page_beats.eq(pages.n_rows * record_beats)]
         m.d.comb += plan.index.eq(self.i.p.index)
         with m.Switch(header.opcode.as_value()):
             with m.Case(Opcode.LOAD.value):

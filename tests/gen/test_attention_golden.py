@@ -160,20 +160,19 @@ def test_extremes():
 
 
 @pytest.mark.parametrize("head_dim,port_bytes,int4,n_beats", [
-    (64, 16, False, 9), (96, 8, False, 25), (6, 4, False, 6), (20, 16, False, 5),
-    (64, 16, True, 5), (96, 8, True, 13), (6, 4, True, 4), (7, 8, True, 3), (8, 16, True, 3), (256, 16, True, 17)])
+    (64, 16, 0, 9), (96, 8, 0, 25), (6, 4, 0, 6), (20, 16, 0, 5), (128, 16, 2, 13), (20, 16, 1, 4), (7, 8, 2, 3),
+    (64, 16, 3, 5), (96, 8, 3, 13), (6, 4, 3, 4), (7, 8, 3, 3), (8, 16, 3, 3), (256, 16, 3, 17)])
 def test_records(head_dim, port_bytes, int4, n_beats):
-    lowest = -8 if int4 else -128
-    k = torch.randint(lowest, -lowest, (head_dim,)).to(torch.int8)
-    v = torch.randint(lowest, -lowest, (head_dim,)).to(torch.int8)
+    lowest = [-8 if int4 >> bit & 1 else -128 for bit in (0, 1)]
+    k, v = (torch.randint(least, -least, (head_dim,)).to(torch.int8) for least in lowest)
     ks, vs = torch.tensor(0.125), torch.tensor(-3.5)
     raw = pack_record(k, ks, v, vs, port_bytes, int4)
     assert len(raw) == record_bytes(head_dim, port_bytes, int4) == n_beats * port_bytes
     back = unpack_record(raw, head_dim, port_bytes, int4)
     assert all(torch.equal(a, b) for a, b in zip(back, (k, ks, v, vs)))
-    row = (n_beats * port_bytes - max(port_bytes, 8)) // 2
+    row = len(pack_record(k, ks, k, vs, port_bytes, 3 * (int4 & 1))) // 2 - max(port_bytes, 8) // 2
     assert raw[row:row + 8] == bytes.fromhex("0000003e000060c0")
-    if int4:
+    if int4 & 1:
         assert raw[0] == int(k[0]) & 15 | (int(k[1]) & 15) << 4
     with pytest.raises(ValueError, match="A record must be"):
         unpack_record(raw[:-1], head_dim, port_bytes, int4)
@@ -182,4 +181,4 @@ def test_records(head_dim, port_bytes, int4, n_beats):
 def test_int4_record_refuses_what_does_not_fit():
     k = torch.tensor([0, 8], dtype=torch.int8)
     with pytest.raises(ValueError, match=r"within -8 .. 7, not 0 .. 8"):
-        pack_record(k, 1.0, k, 1.0, 4, int4=True)
+        pack_record(k, 1.0, k, 1.0, 4, int4=2)

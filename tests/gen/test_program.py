@@ -202,11 +202,11 @@ def test_windows_and_four_bits_are_in_the_descriptors():
     assert [(f["window"], f["sinks"]) for f in each] == [(7, 2)] * 2 + [(0, 0)] * 2
     assert {(f["window"], f["sinks"]) for f in fields(Opcode.ATTEND, model={"windows": (7, 0)}, window=9, sinks=1)} == {(9, 1)}
     assert all(f["int4"] for f in fields(Opcode.ATTEND, kv="int4"))
-    assert [f["int4"] for f in fields(Opcode.VECTOR, kv="int4")].count(1) == len(plain)
+    assert [f["int4"] for f in fields(Opcode.VECTOR, kv="int4")].count(3) == len(plain)
 
 
 @pytest.mark.parametrize("options, sentence", [
-    ({"kv": "int5"}, "The cache's format must be one of int8, int4, not 'int5'"),
+    ({"kv": "int5"}, "The cache's format must be one of int8, int4, k8v4, not 'int5'"),
     ({"sequences": 0}, "Sequences must be at least 1, not 0"),
     ({"sinks": 3}, "Sinks must be given with a window, not 3 sinks alone"),
     ({"window": -1}, "A window must be a number of positions, 0 for all, not -1")])

@@ -33,7 +33,8 @@ def test_scores_are_the_models(accel, plan):
     data, _, model = random_image(config, accel, 5, CONTEXT, plan, mixed_planes(5))
     tokens = torch.randint(2500, (11,), generator=torch.Generator().manual_seed(1)).tolist()
     machine = machine_of(data, accel)
-    found = torch.cat([score(machine, "decode", part, lanes_of(start, len(part))) for start, part in chunks(tokens, accel.token_lanes)])
+    found = torch.cat([score(machine, "decode", part, lanes_of(start, len(part)))
+                       for start, part in chunks(tokens, accel.token_lanes)])
     assert torch.equal(found, right_logits(golden_of(model, accel), plan, tokens))
 
 

@@ -56,7 +56,7 @@ def feed_together(machine, texts, accel, rng):
 
 @settings(max_examples=10, deadline=None)
 @given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo]), seed=st.integers(0, 999),
-       kv=st.sampled_from(["int8", "int4"]), window=st.sampled_from([0, 1, 2, 5, 16, 17]), sinks=st.sampled_from([0, 1, 4]),
+       kv=st.sampled_from(["int8", "int4", "k8v4"]), window=st.sampled_from([0, 1, 2, 5, 16, 17]), sinks=st.sampled_from([0, 1, 4]),
        data=st.data())
 def test_each_sequence_computes_what_it_would_alone(config, accel, seed, kv, window, sinks, data):
     rng, plan = random.Random(seed), data.draw(head_plans(config, accel))
@@ -185,5 +185,5 @@ def test_four_bits_are_steps_of_127_sevenths():
     layout = assembled.placement.layout
     assert layout.record_bytes == 24 and assembled.header["cache"]["kv"] == "int4"      # a head of 8 is half a beat: a whole one
     wide = replace(SMALL, head_dim=32)
-    sizes = {kv: random_image(wide, tiny, 4, CONTEXT, kv=kv)[1].header["cache"]["record_bytes"] for kv in ("int8", "int4")}
-    assert sizes == {"int8": 72, "int4": 40}
+    sizes = {kv: random_image(wide, tiny, 4, CONTEXT, kv=kv)[1].header["cache"]["record_bytes"] for kv in ("int8", "int4", "k8v4")}
+    assert sizes == {"int8": 72, "int4": 40, "k8v4": 56}

@@ -91,7 +91,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
     with _Runs(config, made, memory, sequences=sequences) as runs:
         fill_cache(runs.cache, made.placement.layout, _positions(made))
         say("pure reading")
-        read = runs.run("read", 1, 0)
+        read = runs.run("read", [(0, 0)])
         pure = _bytes(read, accel) / read["CYCLES"]
         total, program = model.n_layers, "decode" if sequences == 1 else "batch"
         decoded, parts = [], []
@@ -241,7 +241,6 @@ class _Runs:
         self.device = open_device(config, memory=memory, memory_bytes=size)
         self._accel = Accelerator(self.device)
         self._accel.load(Image(made.header, made.payload, ""))
-        self._accel.sequence(written=made.header["context"])      # its pages: 0, 1, 2, ...
         at = self.device.manifest["registers"]["CACHE_BASE"]
         base = self.device.read32(at) | self.device.read32(at + 4) << 32
         self.cache = self.device.peek(base, made.header["cache_bytes"])

@@ -86,6 +86,10 @@ class ModelConfig:
         """Positions that a token sees in a layer, itself included; 0: all."""
         return self.windows[layer] if self.windows else 0
 
+    def first_layers(self, n_layers):
+        """The same decoder with its first ``n_layers`` layers alone."""
+        return replace(self, n_layers=n_layers, windows=self.windows[:n_layers])
+
     def with_window(self, window, sinks=0):
         """The same decoder, every layer of which sees ``window`` positions and the first ``sinks``."""
         if not _is_count(window):

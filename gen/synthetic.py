@@ -47,7 +47,7 @@ def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1, 
     layout = Layout(model, accel, context, kv=kv)
     layout = replace(layout, pages=min(layout.pages_of(sequences), accel.max_pages))
     placement, size, cache_bytes = place(layout, _Scales(layout), embedding_rows=EMBEDDING_ROWS, plan=plan)
-    one_layer = replace(placement, layout=replace(layout, model=replace(model, n_layers=1)))
+    one_layer = replace(placement, layout=replace(layout, model=model.first_layers(1)))
     programs = {name: compile_program(placement, name) for name in PROGRAMS}
     programs["first_layer"] = compile_program(one_layer, "prefill")
     fit.require(layout, programs)

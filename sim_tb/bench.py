@@ -66,7 +66,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
     Raises ValueError on sizes that do not fit.
     """
     say = progress or (lambda text: None)
-    accel, model = _config(config), replace(shape.model, windows=(window,) * shape.model.n_layers if window else (), sinks=sinks)
+    accel, model = _config(config), shape.model.with_window(window, sinks) if window else shape.model
     layers = model.n_layers if layers is None else layers
     if layers != model.n_layers and not 2 <= layers < model.n_layers:
         raise ValueError(f"Layers must be 2 to {model.n_layers}, not {layers}")
@@ -87,7 +87,7 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
         say(f"one layer of {shape.name} against the golden machine")
         check_layer(config, model, head=head, kv=kv)
 
-    made = synthetic(_cut(model, layers), accel, positions, name=shape.name, head=head, kv=kv, sequences=sequences)
+    made = synthetic(model.first_layers(layers), accel, positions, name=shape.name, head=head, kv=kv, sequences=sequences)
     with _Runs(config, made, memory, sequences=sequences) as runs:
         fill_cache(runs.cache, made.placement.layout, _positions(made))
         say("pure reading")
@@ -180,7 +180,7 @@ def check_layer(config, model, *, head="shortlist", kv="int8"):
     and a draft at once. Cache bytes and candidates must be those of the golden machine; AssertionError, which names what
     differs."""
     accel = _config(config)
-    small = replace(_cut(model, 1), vocab_size=min(model.vocab_size, _CHECK_VOCAB))
+    small = replace(model.first_layers(1), vocab_size=min(model.vocab_size, _CHECK_VOCAB))
     last = _CHECK_PAST + accel.token_lanes
     made = synthetic(small, accel, last + accel.token_lanes, head=head, kv=kv, sequences=2)
     machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
@@ -200,11 +200,6 @@ def check_layer(config, model, *, head="shortlist", kv="int8"):
                 assert np.isfinite([logit for _, logit in golden]).all(), f"logits of {where} must be finite"
                 assert runs.candidates(lane) == [(token, int(np.float32(logit).view(np.uint32))) for token, logit in golden], \
                     f"candidates of {where}, lane {lane}, differ from the golden machine's"
-
-
-def _cut(model, layers):
-    """``model`` with its first ``layers`` layers."""
-    return replace(model, n_layers=layers, windows=model.windows[:layers])
 
 
 def _positions(made):

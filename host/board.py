@@ -54,6 +54,15 @@ def open_device(config="kv260", *, bitstreams=None, root="/", report=None):
         raise
 
 
+def _device():
+    """PYNQ's own device; CelosiaError where it finds none."""
+    try:
+        return pynq.Device.active_device
+    except RuntimeError as error:
+        raise CelosiaError(f"PYNQ must find a device, and says {str(error)!r}: run on the board, as root, with PYNQ's environment "
+                           "(`source /etc/profile.d/pynq_venv.sh`)") from error
+
+
 class BoardDevice:
     """Registers by MMIO, buffers from PYNQ's contiguous memory.
 
@@ -73,7 +82,7 @@ class BoardDevice:
         self._lock, self._root, self._buffers = lock, root, {}
         files.check()
         report["files"] = f"{files.bit.name} and .hwh in {files.bit.parent} have the manifest's SHA-256"
-        self.overlay = pynq.Overlay(str(files.bit.resolve()))
+        self.overlay = pynq.Overlay(str(files.bit.resolve()), device=_device())
         self._ip = self._driver()
         self._check_clock()
         self._check_identity()
@@ -83,16 +92,16 @@ class BoardDevice:
     def _driver(self):
         found = {name: ip for name, ip in self.overlay.ip_dict.items() if ip["type"] == _VLNV}
         if len(found) != 1:
-            raise CelosiaError(f"The hardware description must have one block {_VLNV}, not {len(found)}: PYNQ may have kept that of an "
-                               "older build; remove _current_metadata.pkl and global_pl_state.json from its folder pl_server")
+            raise CelosiaError(f"The hardware description must have one block {_VLNV}, not {len(found)}: PYNQ may have kept that "
+                               "of an older build; remove _current_metadata.pkl and global_pl_state.json from its folder pl_server")
         (name, ip), = found.items()
         if ip["phys_addr"] != self.manifest["register_base"]:
             raise CelosiaError(f"Registers must be at 0x{self.manifest['register_base']:X} as the manifest says, not at "
                                f"0x{ip['phys_addr']:X}: the .hwh is of another build")
         state = linux.fabric_state(self._root)
         if state != "operating":
-            raise CelosiaError(f"The FPGA manager must say operating after the download, not {state or 'nothing'}: the bitstream did "
-                               "not load; see dmesg, and `xmutil unloadapp` if an application holds the fabric")
+            raise CelosiaError(f"The FPGA manager must say operating after the download, not {state or 'nothing'}: the bitstream "
+                               "did not load; see dmesg, and `xmutil unloadapp` if an application holds the fabric")
         driver = getattr(self.overlay, name)
         if not isinstance(driver, CelosiaIP):
             raise CelosiaError(f"PYNQ must bind {_VLNV} to the driver of celosia, not to {type(driver).__name__}: another package "
@@ -130,15 +139,15 @@ class BoardDevice:
     def _need_clock(self, found_mhz, how):
         wanted_mhz = self.manifest["clock_mhz"]
         if abs(found_mhz - wanted_mhz) > _CLOCK_TOLERANCE * wanted_mhz:
-            raise CelosiaError(f"The fabric's clock must be {wanted_mhz:g} MHz as built, not {found_mhz:.1f} {how}: pl_clk0 must come "
-                               "from IOPLL (docs/board.md, what goes wrong)")
+            raise CelosiaError(f"The fabric's clock must be {wanted_mhz:g} MHz as built, not {found_mhz:.1f} {how}: pl_clk0 must "
+                               "come from IOPLL (docs/board.md, what goes wrong)")
 
     def _check_scratch(self):
         for value in (0x5A5A_A5A5, 0xA5A5_5A5A):
             self._ip.write(self.manifest["registers"]["SCRATCH"], value)
             if (found := self._read("SCRATCH")) != value:
-                raise CelosiaError(f"SCRATCH must read back 0x{value:08x}, not 0x{found:08x}: the width of the register port differs "
-                                   "from the design's")
+                raise CelosiaError(f"SCRATCH must read back 0x{value:08x}, not 0x{found:08x}: the width of the register port "
+                                   "differs from the design's")
         self.report["scratch"] = "written and read back"
 
     def _read(self, name):
@@ -163,8 +172,8 @@ class BoardDevice:
         try:
             buffer = pynq.allocate((size,), np.uint8, cacheable=1)
         except RuntimeError as error:
-            raise MemoryError(f"A buffer of {size:,} bytes must lie in one piece of contiguous memory, and PYNQ found none ({error}): "
-                              "close other notebooks, or restart the board and load the model first") from error
+            raise MemoryError(f"A buffer of {size:,} bytes must lie in one piece of contiguous memory, and PYNQ found none "
+                              f"({error}): close other notebooks, or restart the board and load the model first") from error
         address = int(buffer.device_address)
         self._buffers[address] = buffer
         return address, buffer.view(np.ndarray)[:n_bytes]
@@ -174,8 +183,8 @@ class BoardDevice:
         if not self._quiet():
             _kept.extend(self._buffers.values())
             self._buffers = {}
-            raise CelosiaError(f"The accelerator must be quiet within {_QUIET_S:g} s of a reset, and is not: its buffers are kept, as "
-                               "it may still write to them; restart the board")
+            raise CelosiaError(f"The accelerator must be quiet within {_QUIET_S:g} s of a reset, and is not: its buffers are kept, "
+                               "as it may still write to them; restart the board")
         for buffer in self._buffers.values():
             buffer.freebuffer()
         self._buffers = {}

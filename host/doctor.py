@@ -45,7 +45,7 @@ def examine(backend, config, image_of, say, *, model="demo", expect=None, save=N
         Folder that /proc and /sys are below.
     """
     examination = _Examination(backend, config, lambda: image_of(model, config), expect, save, root)
-    steps = [("environment", examination.environment), ("contiguous memory", examination.memory),
+    steps = [("environment", examination.environment), ("memory for the model", examination.memory),
              ("fabric and files", examination.fabric), ("clock", examination.clock), ("identity", examination.identity),
              ("SCRATCH holds walking ones", examination.walking_ones), ("every port reads", examination.ports),
              ("bandwidth of the ports", examination.bandwidth), ("tokens of the golden machine", examination.tokens),
@@ -96,7 +96,7 @@ class _Examination:
     def memory(self):
         self._image = self._image_of()
         if self._backend != "board":
-            raise _NotAvailable("the device has a memory of its own")
+            raise _NotAvailable("the device has memory of its own, no contiguous memory of Linux")
         found = linux.contiguous_memory(self._root)
         if found is None:
             raise _NotAvailable("the kernel says nothing of CMA in /proc/meminfo")
@@ -183,8 +183,8 @@ class _Examination:
             raise _NotAvailable("the device counts nothing")
         bytes_per_us = config["port_bytes"] * stats.clock_mhz
         reached = [n_beats / stats.cycles * bytes_per_us / 1e3 for n_beats in self._beats()]
-        return (f"{', '.join(f'{figure:.2f}' for figure in reached)} GB/s on average over the run, of {bytes_per_us / 1e3:.2f} GB/s each; "
-                "a larger model asks for more")
+        return (f"{', '.join(f'{figure:.2f}' for figure in reached)} GB/s on average over the run, of {bytes_per_us / 1e3:.2f} "
+                "GB/s each; a larger model asks for more")
 
     def tokens(self):
         if self._save is not None:
@@ -203,7 +203,7 @@ class _Examination:
         try:
             golden = Accelerator.open("golden", config=self._config)
         except LookupError as error:
-            raise _NotAvailable(f"{error}; write the file for --expect where it is installed, with --backend golden --save") from error
+            raise _NotAvailable(f"{error}; write the file for --expect where it is, with --backend golden --save") from error
         with golden:
             golden.load(self._image)
             return Record.of(golden, self._record.prompt, _NEW_TOKENS)

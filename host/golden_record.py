@@ -42,8 +42,8 @@ class Record:
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} must be a file of `celosia doctor --backend golden --save`, and is not") from None
         if found.get("image_sha256") != image.digest:
-            raise ValueError(f"{path} must be of the image with SHA-256 {image.digest}, and is of {found.get('image_sha256')}: write it "
-                             "again for this image")
+            raise ValueError(f"{path} must be of the image with SHA-256 {image.digest}, and is of {found.get('image_sha256')}: "
+                             "write it again for this image")
         return record
 
     def save(self, path, image):

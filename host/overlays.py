@@ -83,8 +83,8 @@ def find(config, bitstreams=None):
                                f"{', '.join(str(overlay.bit.parent) for overlay in found)}; name one as CELOSIA_BITSTREAMS")
         if found:
             return found[0]
-    raise FileNotFoundError(f"An overlay of configuration {config} must lie in {', '.join(map(str, sought))}, and there is none: build "
-                            f"one with `celosia vivado --config {config}` (docs/board.md)")
+    raise FileNotFoundError(f"An overlay of configuration {config} must lie in {', '.join(map(str, sought))}, and there is none: "
+                            f"build one with `celosia vivado --config {config}` (docs/board.md)")
 
 
 def _read(path):

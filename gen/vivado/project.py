@@ -98,7 +98,10 @@ def write(folder, found):
 
 def collect(folder, output):
     """Put a built project's bitstream, hardware description, reports and manifest with digests into a folder of ``output``, whose
-    name says board, configuration and digest; returns it. ValueError when something is missing."""
+    name says board, configuration and digest; returns it. ValueError when something is missing.
+
+    What loads the fabric without PYNQ lies in a folder below: PYNQ would insert a device tree overlay that lies beside a bitstream.
+    """
     folder = Path(folder)
     manifest_file = folder / "manifest.json"
     if not manifest_file.exists():
@@ -113,9 +116,13 @@ def collect(folder, output):
     digests = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in built}
     place = Path(output) / re.sub(r"\W", "_", f"{manifest['board']}_{manifest['config_name']}_{manifest['digest']}")
     place.mkdir(parents=True, exist_ok=True)
-    for file in (*built, f"{name}.dtbo", "shell.json", "timing.rpt", "utilization.rpt", "power.rpt"):
-        if (folder / file).exists():
-            shutil.copy(folder / file, place / file)
+    apart = place / "without_pynq"
+    apart.mkdir(exist_ok=True)
+    for target, kept in ((place, (f"{name}.bit", f"{name}.hwh", "timing.rpt", "utilization.rpt", "power.rpt")),
+                         (apart, (f"{name}.bit.bin", f"{name}.dtbo", "shell.json"))):
+        for file in kept:
+            if (folder / file).exists():
+                shutil.copy(folder / file, target / file)
     whole = manifest | {"build": result, "overlay_files": digests}
     image.write(place / f"{name}.json", (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode())
     return place

@@ -16,6 +16,7 @@ from celosia.gen.vivado.boards import BOARDS
 from celosia.gen.vivado.check import check, record
 from celosia.gen.vivado.command import vivado
 from celosia.gen.vivado.interfaces import interfaces
+from celosia.host.overlays import find
 from celosia.hw.configs import CONFIGS
 
 SOUND = [(config, board) for config in ("tiny", "duo") for board in BOARDS if board != "pynq-z2"]
@@ -148,7 +149,7 @@ def test_collect(duo, tmp_path):
         project.collect(duo, tmp_path)
     built = tmp_path / "built"
     shutil.copytree(duo, built)
-    for name in ("celosia_duo.bit", "celosia_duo.hwh", "celosia_duo.bit.bin", "timing.rpt"):
+    for name in ("celosia_duo.bit", "celosia_duo.hwh", "celosia_duo.bit.bin", "celosia_duo.dtbo", "timing.rpt"):
         (built / name).write_bytes(name.encode())
     (built / "result.json").write_text('{"actual_clock_mhz": 250.0}')
     place = project.collect(built, tmp_path / "bitstreams")
@@ -156,6 +157,10 @@ def test_collect(duo, tmp_path):
     assert place.name == f"kv260_duo_{CONFIGS['duo'].digest}" and manifest["build"] == {"actual_clock_mhz": 250.0}
     assert set(manifest["overlay_files"]) == {"celosia_duo.bit", "celosia_duo.hwh", "celosia_duo.bit.bin"}
     assert (place / "timing.rpt").exists()
+    overlay = find("duo", place.parent)
+    overlay.check()
+    assert overlay.bit == place / "celosia_duo.bit" and overlay.manifest == manifest
+    assert {path.name for path in (place / "without_pynq").iterdir()} == {"celosia_duo.bit.bin", "celosia_duo.dtbo", "shell.json"}
 
 
 def test_command(tmp_path):

@@ -64,7 +64,8 @@ class CachedMemory:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self.requests.append((size, cacheable))
         address, _ = self.board.golden.allocate(size)
-        buffer = PynqBuffer(shape, dtype, buffer=np.full(size, 0xEE, np.uint8), device=self.board, device_address=address, bo=address)
+        buffer = PynqBuffer(shape, dtype, buffer=np.full(size, 0xEE, np.uint8), device=self.board, device_address=address,
+                            bo=address)
         buffer.memory, buffer.pointer, buffer.return_to = self, address, self
         buffer.freed = True     # nothing of XRT's to unmap once it has come back
         return buffer

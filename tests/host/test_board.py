@@ -97,7 +97,7 @@ def test_flush_of_an_address_that_is_no_buffer_s(opened):
 
 
 def test_no_bitstream(simulated, tmp_path):
-    refused(simulated, tmp_path / "nothing" / "x", "configuration tiny must lie in .* build one with `celosia vivado --config tiny`",
+    refused(simulated, tmp_path / "nothing" / "x", "configuration tiny must lie in .* build one with `celosia vivado --config ti",
             FileNotFoundError)
 
 
@@ -132,6 +132,12 @@ def test_several_overlays(simulated, folder, monkeypatch):
     refused(simulated, folder, "must be meant, and there are 2")
     monkeypatch.setenv("CELOSIA_BITSTREAMS", str(folder))
     board.open_device("tiny", root=simulated.root).close()
+
+
+def test_no_device_of_pynq(simulated, folder, monkeypatch):
+    monkeypatch.delattr(pynq.Device, "_active_device")
+    monkeypatch.setattr(pynq.Device, "_devices", [], raising=False)
+    refused(simulated, folder, "PYNQ must find a device, and says 'No Devices Found'")
 
 
 def test_fpga_that_does_not_operate(simulated, folder):
@@ -184,7 +190,7 @@ def test_a_register_port_of_another_width(simulated, folder, monkeypatch):
 def test_too_little_contiguous_memory(simulated, folder, image):
     make_root(simulated.root, cma_total_kb=2048, cma_free_kb=100)
     with Accelerator.open("board", config="tiny", bitstreams=folder, root=simulated.root) as accel:
-        with pytest.raises(MemoryError, match=r"must fit the contiguous memory, of which 102,400 of 2,097,152 bytes are free: .* cma=\d+M"):
+        with pytest.raises(MemoryError, match=r"contiguous memory, of which 102,400 of 2,097,152 bytes are free: .* cma=\d+M"):
             accel.load(image)
 
 
@@ -226,7 +232,8 @@ def test_an_overlay_that_is_loaded_no_more(opened, simulated, image):
 def test_a_second_process(opened, simulated, folder):
     script = ("import sys; from celosia.host.linux import Lock\n"
               "try: Lock(sys.argv[1])\nexcept RuntimeError as error: print(error)")
-    done = subprocess.run([sys.executable, "-c", script, str(simulated.root)], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script, str(simulated.root)], capture_output=True, text=True, timeout=60,
+                          check=True)
     assert f"process {os.getpid()} has it" in done.stdout
     with pytest.raises(CelosiaError, match="one process at a time"):
         board.open_device("tiny", bitstreams=folder, root=simulated.root)

@@ -1,4 +1,4 @@
-"""A board for PYNQ that is not there: a device at PYNQ's own seams, with the golden device as its fabric.
+"""A board for PYNQ that is not there: a device at PYNQ's own seams, with the golden or the simulated device as its fabric.
 
 What is PYNQ's and runs as it is: Overlay, Bitstream, DefaultIP and its binding, MMIO, allocate, PynqBuffer, the parser of
 hardware descriptions, and the writing of clock dividers on download. What stands in, because it needs the board's kernel:
@@ -18,18 +18,17 @@ from pynq.metadata.runtime_metadata_parser import RuntimeMetadataParser
 from pynq.pl_server.device import Device
 from pynqmetadata.frontends import Metadata
 
-from celosia.gen.device import open_device as open_golden
-
 REGISTER_BASE = 0xA000_0000
 TICKS = 0x068
 ASKED_MHZ = 250.0
+MOST_CYCLES = 50_000    # of a sleep: a fabric at rest need not be simulated
 
 
 class FakeTime:
-    """Time that passes by sleeping, and a little with every look."""
+    """Time that passes by sleeping, and a little with every look; the fabric runs while the processor sleeps."""
 
-    def __init__(self):
-        self.now_s = 0.0
+    def __init__(self, fabric):
+        self.now_s, self.fabric = 0.0, fabric
 
     def monotonic(self):
         self.now_s += 1e-6
@@ -37,6 +36,7 @@ class FakeTime:
 
     def sleep(self, seconds):
         self.now_s += seconds
+        self.fabric.wait(min(round(seconds * ASKED_MHZ * 1e6), MOST_CYCLES))
 
 
 class FakeClocks:
@@ -55,7 +55,7 @@ class FakeClocks:
 
 
 class CachedMemory:
-    """Buffers whose bytes reach the golden device's memory by flush, and come from there by invalidate."""
+    """Buffers whose bytes reach the fabric's memory by flush, and come from there by invalidate."""
 
     def __init__(self, board):
         self.board, self.freed, self.requests = board, [], []
@@ -63,7 +63,7 @@ class CachedMemory:
     def allocate(self, shape, dtype, cacheable=0):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self.requests.append((size, cacheable))
-        address, _ = self.board.golden.allocate(size)
+        address, _ = self.board.fabric.allocate(size)
         buffer = PynqBuffer(shape, dtype, buffer=np.full(size, 0xEE, np.uint8), device=self.board, device_address=address,
                             bo=address)
         buffer.memory, buffer.pointer, buffer.return_to = self, address, self
@@ -77,13 +77,13 @@ class CachedMemory:
 class SimulatedBoard(Device):
     """A device of PYNQ: registers by access, buffers with a cache above them, hardware description from the .hwh."""
 
-    def __init__(self, root, time, clocks):
+    def __init__(self, root, fabric, time, clocks):
         super().__init__("simulated_board")
         self.capabilities = {"REGISTER_RW": True}
         self.name = "simulated"
         self.arch = "aarch64"
         self.root, self.time, self.clocks = root, time, clocks
-        self.golden = open_golden("tiny", memory_bytes=32 << 20)
+        self.fabric = fabric
         self.default_memory = CachedMemory(self)
         self.state_after_download = "operating"
         self.hang = self.missing_bit = 0
@@ -107,13 +107,13 @@ class SimulatedBoard(Device):
         elif offset == 0x010 and self.hang:
             value = self.hang
         else:
-            value = self.golden.read32(offset)
+            value = self.fabric.read32(offset)
         if offset == 0x058:
             value &= ~self.missing_bit
         return int(value).to_bytes(length, "little")
 
     def write_registers(self, address, data):
-        self.golden.write32(address - REGISTER_BASE, int.from_bytes(data, "little"))
+        self.fabric.write32(address - REGISTER_BASE, int.from_bytes(data, "little"))
 
     def flush(self, bo, offset, virtual_address, n_bytes):
         self._device_bytes(bo, offset, n_bytes)[:] = host_bytes(virtual_address, n_bytes)
@@ -122,7 +122,7 @@ class SimulatedBoard(Device):
         host_bytes(virtual_address, n_bytes)[:] = self._device_bytes(bo, offset, n_bytes)
 
     def _device_bytes(self, bo, offset, n_bytes):
-        return self.golden.peek(bo + offset, n_bytes)
+        return self.fabric.peek(bo + offset, n_bytes)
 
 
 def host_bytes(address, n_bytes):

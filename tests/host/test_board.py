@@ -15,6 +15,7 @@ from celosia.gen.manifest import build_manifest
 from celosia.host import board, linux
 from celosia.host.accelerator import Accelerator
 from celosia.host.cli import image_of, main
+from celosia.host.device import open_device
 from celosia.host.doctor import examine
 from celosia.host.errors import CelosiaError, DeviceTimeout
 from celosia.hw.configs import tiny
@@ -34,15 +35,17 @@ def clocks(monkeypatch):
     return clocks
 
 
-@pytest.fixture
-def simulated(tmp_path, monkeypatch, clocks):
+@pytest.fixture(params=["golden"])
+def simulated(request, tmp_path, monkeypatch, clocks):
     monkeypatch.delenv("BOARD", raising=False)
     monkeypatch.delenv("CELOSIA_BITSTREAMS", raising=False)
-    time = FakeTime()
+    fabric = open_device(request.param, config="tiny", memory_bytes=32 << 20)
+    time = FakeTime(fabric)
     monkeypatch.setattr(board, "time", time)
-    simulated = SimulatedBoard(make_root(tmp_path / "root"), time, clocks)
+    simulated = SimulatedBoard(make_root(tmp_path / "root"), fabric, time, clocks)
     monkeypatch.setattr(pynq.Device, "_active_device", simulated, raising=False)
-    return simulated
+    yield simulated
+    fabric.close()
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_what_the_accelerator_writes_is_seen_after_invalidate(opened, image):
     opened.prefill(PROMPT)
     device = opened.device
     base, n_bytes = device.read32(device.manifest["registers"]["CACHE_BASE"]), image.header["cache_bytes"]
-    assert np.array_equal(device.peek(base, n_bytes), device.overlay.device.golden.peek(base, n_bytes))
+    assert np.array_equal(device.peek(base, n_bytes), device.overlay.device.fabric.peek(base, n_bytes))
 
 
 def test_buffers_are_given_back(opened, simulated, image):
@@ -183,7 +186,7 @@ def test_hardware_of_another_build(simulated, folder, key, value, register):
 
 
 def test_a_register_port_of_another_width(simulated, folder, monkeypatch):
-    monkeypatch.setattr(simulated.golden, "write32", lambda offset, value: None)
+    monkeypatch.setattr(simulated.fabric, "write32", lambda offset, value: None)
     refused(simulated, folder, "SCRATCH must read back 0x5a5aa5a5, not 0x00000000")
 
 
@@ -256,13 +259,23 @@ def test_doctor(simulated, folder, image, monkeypatch):
     assert "PS 45.5 C, 6.21 W" in lines[9]
 
 
+@pytest.mark.sim
+@pytest.mark.parametrize("simulated", ["sim"], indirect=True)
+def test_doctor_of_hardware_that_counts(simulated, folder, image, monkeypatch):
+    """The accelerator's Verilog behind PYNQ's registers and buffers."""
+    monkeypatch.setenv("CELOSIA_BITSTREAMS", str(folder))
+    passed, lines = doctor(simulated, image)
+    assert passed, lines
+    assert [line[3:16].strip() for line in lines] == ["pass"] * 10
+
+
 @pytest.mark.parametrize("step, harm", [
     (2, lambda simulated, folder: make_root(simulated.root, cma_free_kb=1)),
     (3, lambda simulated, folder: (folder / "celosia_tiny.bit").write_bytes(b"")),
     (3, lambda simulated, folder: setattr(simulated, "state_after_download", "unknown")),
     (4, lambda simulated, folder: setattr(simulated.clocks, "pll_mhz", 1500.0)),
     (4, lambda simulated, folder: setattr(simulated, "counter_mhz", 100.0)),
-    (5, lambda simulated, folder: simulated.golden._registers.update({8: 5})),
+    (5, lambda simulated, folder: simulated.fabric._registers.update({8: 5})),
     (6, lambda simulated, folder: setattr(simulated, "missing_bit", 1 << 27)),
     (10, lambda simulated, folder: (simulated.root / "sys/class/hwmon/hwmon1/temp1_input").write_text("81000\n")),
 ])

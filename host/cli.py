@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from importlib.metadata import entry_points, version
 
 import click
@@ -11,11 +12,14 @@ from .errors import CelosiaError
 from .evaluate import evaluate
 from .logits import require_npy, writing
 from .opening import device_options, image_of
+from .sensors import PowerMeter
 from .tokens import tokenizer_of
 
 __all__ = ["main"]
 
 _PROMPT = "My fellow citizens, "
+_BACKENDS = ["sim", "golden", "board"]
+_CONFIG_HELP = "Configuration of the accelerator; default: kv260 on a board, tiny elsewhere."
 _SAID_AS_ONE_SENTENCE = (CelosiaError, ValueError, LookupError, MemoryError, FileNotFoundError, TimeoutError, RuntimeError)
 
 
@@ -48,11 +52,15 @@ def main():
     """From a transformer checkpoint to a working accelerator on an edge FPGA."""
 
 
+def _config_of(backend, config):
+    return config or ("kv260" if backend == "board" else "tiny")
+
+
 @main.command()
 @click.option("--model", default="demo", show_default=True, help="Name of a shipped model, checkpoint folder or image (.img).")
-@click.option("--config", default="tiny", show_default=True, help="Configuration of the accelerator.")
-@click.option("--backend", type=click.Choice(["sim", "golden"]), default="sim", show_default=True,
-              help="What computes: the simulated accelerator or the golden machine.")
+@click.option("--config", help=_CONFIG_HELP)
+@click.option("--backend", type=click.Choice(_BACKENDS), default="sim", show_default=True,
+              help="What computes: the simulated accelerator, the golden machine or the board (under PYNQ).")
 @click.option("--prompt", help=f"Text to continue; default: {_PROMPT!r}.")
 @click.option("--prompt-ids", metavar="1,5,9", help="Token ids to continue, instead of a text.")
 @click.option("--chat", is_flag=True, help="Ask the prompt as a question, by the chat template of the image.")
@@ -78,12 +86,13 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         sinks, memory, check, logits_file, as_json):
     """Continue a text, token by token."""
     require_npy(logits_file)
+    config = _config_of(backend, config)
     image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks))
     tokenizer = tokenizer_of(image)
     prompt_tokens, shown_prompt = _prompt_tokens(tokenizer, image.header["vocab"], prompt, prompt_ids, chat)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     if check and backend == "golden":
-        raise click.UsageError("--check compares with the golden machine; choose --backend sim")
+        raise click.UsageError("--check compares with the golden machine; choose --backend sim or board")
 
     with Accelerator.open(backend, **device_options(backend, config, memory, seed)) as accel:
         accel.load(image)
@@ -91,14 +100,15 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         show = tokenizer.stream(prompt_tokens)
         if not as_json:
             click.echo(shown_prompt, nl=False)
-        for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, speculate=speculate,
-                                    **sampling):
-            tokens.append(token)
-            if not as_json:
-                click.echo(show(token), nl=False)
-                sys.stdout.flush()
-            if token in tokenizer.stop:
-                break
+        with PowerMeter() if backend == "board" else nullcontext() as power:
+            for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, speculate=speculate,
+                                        **sampling):
+                tokens.append(token)
+                if not as_json:
+                    click.echo(show(token), nl=False)
+                    sys.stdout.flush()
+                if token in tokenizer.stop:
+                    break
         stats = accel.stats
         if not as_json:
             click.echo("\n")
@@ -112,14 +122,16 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         "tokens_per_s": _finite(stats.tokens_per_s), "counters": stats.counters,
         "proposed_tokens": stats.proposed_tokens, "accepted_tokens": stats.accepted_tokens,
     }
+    if power is not None:
+        result |= {"mean_power_w": power.mean_w, "joules": power.joules}
     if check:
         result["identical_to_golden"] = _same_as_golden(image, config, prompt_tokens, tokens, steps, as_json)
     if as_json:
         click.echo(json.dumps(result))
-    elif backend == "sim":
+    elif backend != "golden":
         _summary(result, stats)
     if check and not result["identical_to_golden"]:
-        raise click.ClickException("The simulated accelerator must compute what the golden machine computes, and did not.")
+        raise click.ClickException("The accelerator must compute what the golden machine computes, and did not.")
 
 
 def _prompt_tokens(tokenizer, vocab_size, prompt, prompt_ids, chat):
@@ -175,11 +187,15 @@ def _same_as_golden(image, config, prompt_tokens, tokens, steps, quiet):
 
 
 def _summary(result, stats):
-    if stats.new_tokens:
+    if stats.new_tokens and stats.decode_cycles:
+        how = "simulated" if result["backend"] == "sim" else "counted by the hardware"
         click.echo(f"{stats.cycles_per_token:,.0f} cycles a token, {stats.tokens_per_s:,.0f} tokens a second at "
-                   f"{stats.clock_mhz:g} MHz (simulated, configuration {result['config']})")
+                   f"{stats.clock_mhz:g} MHz ({how}, configuration {result['config']})")
     if stats.proposed_tokens:
         click.echo(f"{stats.accepted_tokens} of {stats.proposed_tokens} guessed tokens were right")
+    if result.get("joules"):
+        click.echo(f"{result['mean_power_w']:.2f} W on average at the module's input, prompt and answer: "
+                   f"{result['joules'] / len(result['tokens']):.3f} J a token of the answer")
     if "identical_to_golden" in result:
         click.echo("identical to the golden model: " + ("yes, every candidate of every step, bit for bit"
                                                         if result["identical_to_golden"] else "NO"))
@@ -194,13 +210,17 @@ def _finite(value):
 
 
 @main.command()
-@click.option("--config", default="tiny", show_default=True, help="Configuration of the accelerator.")
-@click.option("--backend", type=click.Choice(["sim", "golden"]), default="sim", show_default=True, help="What to examine.")
-def doctor(config, backend):
+@click.option("--model", default="demo", show_default=True, help="Name of a shipped model, checkpoint folder or image (.img).")
+@click.option("--config", help=_CONFIG_HELP)
+@click.option("--backend", type=click.Choice(_BACKENDS), default="sim", show_default=True, help="What to examine.")
+@click.option("--expect", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="What the golden machine computes for the image, where it is not installed.")
+@click.option("--save", metavar="FILE", type=click.Path(dir_okay=False), help="Write what this device computes, for --expect.")
+def doctor(model, config, backend, expect, save):
     """Check, step by step, that a device works; the text can go into a bug report."""
     from .doctor import examine
 
-    if not examine(backend, config, image_of, click.echo):
+    if not examine(backend, _config_of(backend, config), image_of, click.echo, model=model, expect=expect, save=save):
         raise click.ClickException("The device must pass every step; see the first that failed.")
 
 

@@ -34,13 +34,17 @@ class Device(Protocol):
 
 
 def plugin(group, name):
-    """An object that an installed package offers under ``celosia.<group>``; LookupError with the names there are."""
+    """An object that an installed package offers under ``celosia.<group>``; LookupError with the names there are, or with the
+    package that it lacks."""
     found = {entry.name: entry for entry in entry_points(group=f"celosia.{group}")}
     if name not in found:
         raise LookupError(f"{group} must be one of {', '.join(sorted(found)) or '(none installed)'}, not {name!r}")
-    return found[name].load()
+    try:
+        return found[name].load()
+    except ModuleNotFoundError as error:
+        raise LookupError(f"{group} {name!r} needs the package {error.name}, which must be installed first") from error
 
 
 def open_device(name, **options):
-    """A device by the name of its kind (``sim``, ``golden``); options are the device's own."""
+    """A device by the name of its kind (``board``, ``sim``, ``golden``); options are the device's own."""
     return plugin("devices", name)(**options)

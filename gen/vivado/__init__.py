@@ -1,0 +1,1 @@
+"""Projects for Vivado: boards, block design, constraints, and their check without Vivado."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from celosia.hw import isa
 from celosia.hw.formats import bits_of
 from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
+from celosia.hw.links import PLANS_AHEAD
 
 from .model import EXACT, HeadPlan
 from .place import Address, Layout
@@ -115,6 +116,7 @@ def compile_program(placement, name):
     for step in steps:
         step.waits = tracker.issue(step.opcode, step.fields)
     check_streams(steps)
+    check_reads_ahead(steps, placement.layout.accel.token_lanes)
     check_shortlist(steps)
     return Program(name, steps, schedule.x.peak, p_scratch.peak,
                    {"X": schedule.x.held, "P": p_scratch.held})
@@ -464,6 +466,20 @@ def check_streams(steps):
                 raise ValueError(f"Step {i} ({step.label}) needs data from behind step {source} ({steps[source].label}), "
                                  f"which is drained by step {drains[source]} only")
         open_streams = [source for source in open_streams if drains[source] > i]
+
+
+def check_reads_ahead(steps, token_lanes):
+    """Raise ValueError where an ATTEND's past could wait for a place in the ports while more than ``PLANS_AHEAD`` reads are asked for
+    before the VECTOR that takes the output of the ATTEND before it."""
+    drains = _drains(steps)
+    attends = [i for i, step in enumerate(steps) if step.opcode is Opcode.ATTEND]
+    for before, i in zip(attends, attends[1:]):
+        between = steps[i + 1:drains.get(before, i)]
+        reads = sum(token_lanes if step.fields.get("index") in (Index.TOKEN, Index.POSITION) else 1
+                    for step in between if step.opcode in (Opcode.LOAD, Opcode.MATMUL, Opcode.ATTEND))
+        if reads > PLANS_AHEAD:
+            raise ValueError(f"Step {drains[before]} ({steps[drains[before]].label}) takes the output of step {before}, and {reads} "
+                             f"reads lie between it and step {i}, at most {PLANS_AHEAD} may")
 
 
 def gathers(opcode, fields):

@@ -5,9 +5,12 @@ from amaranth.lib import data, enum
 
 from .isa import Sink
 
-__all__ = ["Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk", "PageAnswer",
-           "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "row_beats", "scale_beats",
-           "visited_rows"]
+__all__ = ["PLANS_AHEAD", "Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk",
+           "PageAnswer", "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "row_beats",
+           "scale_beats", "visited_rows"]
+
+PLANS_AHEAD = 16    # reads that descriptors may ask for while an ATTEND's past has no place yet
+
 
 def scale_beats(port_bytes):
     """Beats that the two scales of a cache record take."""

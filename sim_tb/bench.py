@@ -31,7 +31,7 @@ from .trace import events, timeline
 __all__ = ["bench", "check_layer", "layer_timeline", "report", "say_to_stderr"]
 
 _PAGE_BYTES = 1 << 20       # more than what the buffers' alignment takes
-_CHECK_VOCAB, _CHECK_PAST = 1000, 24
+_CHECK_VOCAB = 1000
 _STALLS = {     # unit: {cause: counter}
     "matmul": {"wait_weights": "MATMUL_WAIT_WEIGHTS", "wait_tables": "MATMUL_WAIT_TABLES", "wait_drain": "MATMUL_WAIT_DRAIN"},
     "vector": {"wait_stream_or_sink": "VECTOR_WAIT"},
@@ -175,13 +175,13 @@ def report(result):
     return "\n".join(lines)
 
 
-def check_layer(config, model, *, head="shortlist", kv="int8"):
-    """One layer of ``model`` with a short head: a chunk of all token lanes behind a few positions, one token, then two sequences
+def check_layer(config, model, *, head="shortlist", kv="int8", past=24):
+    """One layer of ``model`` with a short head: a chunk of all token lanes behind ``past`` positions, one token, then two sequences
     and a draft at once. Cache bytes and candidates must be those of the golden machine; AssertionError, which names what
     differs."""
     accel = _config(config)
     small = replace(model.first_layers(1), vocab_size=min(model.vocab_size, _CHECK_VOCAB))
-    last = _CHECK_PAST + accel.token_lanes
+    last = past + accel.token_lanes
     made = synthetic(small, accel, last + accel.token_lanes, head=head, kv=kv, sequences=2)
     machine = Machine(made.payload, np.zeros(made.header["cache_bytes"], np.uint8), accel, made.header)
     fill_cache(machine.cache, made.placement.layout, _positions(made))
@@ -189,8 +189,8 @@ def check_layer(config, model, *, head="shortlist", kv="int8"):
         for slot, pages in enumerate(runs.pages):
             machine.pages.give(slot, pages)
         runs.cache[:] = machine.cache
-        mixed = [(1, _CHECK_PAST), *((0, last + 1 + i) for i in range(min(2, accel.token_lanes - 1)))]
-        for program, lanes in (("decode", _chunk(_CHECK_PAST, accel.token_lanes)), ("decode", [(0, last)]), ("batch", mixed)):
+        mixed = [(1, past), *((0, last + 1 + i) for i in range(min(2, accel.token_lanes - 1)))]
+        for program, lanes in (("decode", _chunk(past, accel.token_lanes)), ("decode", [(0, last)]), ("batch", mixed)):
             machine.run(program, _ids(lanes), lanes)
             runs.run(program, lanes)
             where = f"{len(lanes)} tokens at {lanes[0][1]}"

@@ -7,10 +7,10 @@
           check       +--> station (32) --> o_vector
                       +--> station (8)  --> o_attend
                       +--> queue (8)    --> o_record
-                      +--> expander     --> o_jobs, one a port
+                      +--> planner --> expander --> o_jobs, one a port
 """
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Mux
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,6 +20,7 @@ from ..mem.links import ErrorReport, Fetched, LoadCommand
 from ..stream import Queue, connect
 from .check import DescriptorCheck
 from .expand import ReadExpander
+from .planner import ReadPlanner
 from .scoreboard import Scoreboard
 from .sequencer import Sequencer
 from .station import Station
@@ -58,7 +59,8 @@ class Dispatch(wiring.Component):
                  accumulator_bits, x_words, p_words, max_queries, max_head_words, top_k, page_positions, page_cycles):
         self._n_ports = n_ports
         self._sequencer = {"n_ports": n_ports, "port_bytes": port_bytes, "vector_lanes": vector_lanes,
-                           "engine_rows": engine_rows, "page_positions": page_positions, "page_cycles": page_cycles}
+                           "engine_rows": engine_rows}
+        self._pages = {"n_ports": n_ports, "page_positions": page_positions, "page_cycles": page_cycles}
         self._check = {"token_lanes": token_lanes, "vector_lanes": vector_lanes, "engine_rows": engine_rows,
                        "columns": columns, "port_bytes": port_bytes, "max_columns": max_columns,
                        "accumulator_bits": accumulator_bits, "x_words": x_words, "p_words": p_words,
@@ -80,6 +82,7 @@ class Dispatch(wiring.Component):
         m.submodules.check = check = DescriptorCheck(**self._check)
         m.submodules.sequencer = sequencer = Sequencer(**self._sequencer)
         m.submodules.scoreboard = scoreboard = Scoreboard()
+        m.submodules.planner = planner = ReadPlanner(**self._pages)
         m.submodules.expander = expander = ReadExpander(n_ports=self._n_ports)
         m.submodules.records = records = Queue(RecordCommand, depth=8, ram_style="distributed")
 
@@ -89,13 +92,15 @@ class Dispatch(wiring.Component):
             sequencer.launch.eq(self.launch), sequencer.token.eq(self.token), self.token_lane.eq(sequencer.token_lane),
             sequencer.settled.eq(self.settled), self.keep.eq(sequencer.keep), sequencer.complete.eq(scoreboard.empty),
             sequencer.number.eq(self.number), self.rank.eq(sequencer.rank), self.lane.eq(sequencer.lane),
-            self.page_ask.eq(sequencer.page_ask), sequencer.page_answer.eq(self.page_answer),
+            planner.launch.eq(self.launch), self.page_ask.eq(planner.page_ask), planner.page_answer.eq(self.page_answer),
             scoreboard.done.eq(self.done),
-            self.error.eq(sequencer.error), self.ended.eq(sequencer.ended), self.issue.eq(sequencer.issue),
+            self.error.eq(Mux(planner.error.valid, planner.error, sequencer.error)), self.ended.eq(sequencer.ended),
+            self.issue.eq(sequencer.issue),
             self.finished.eq(sequencer.ended & scoreboard.empty), self.oldest.eq(scoreboard.oldest),
         ]
         connect(m, sequencer.o_order, scoreboard.i)
-        connect(m, sequencer.o_plan, expander.i)
+        connect(m, sequencer.o_request, planner.i)
+        connect(m, planner.o, expander.i)
         connect(m, sequencer.o_record, records.i)
         connect(m, records.o, self.o_record)
         for source, sink in zip(expander.o_jobs, self.o_jobs):

@@ -3,7 +3,7 @@
 from amaranth.hdl import unsigned
 from amaranth.lib import data
 
-__all__ = ["Waits", "Gated", "ReadPlan", "PageRead", "PageCommand"]
+__all__ = ["Waits", "Gated", "ReadPlan", "ReadRequest", "PageRead", "PageCommand"]
 
 
 class Waits(data.Struct):
@@ -37,6 +37,15 @@ class ReadPlan(data.Struct):
     cache: unsigned(1)
     dest: unsigned(2)
     index: unsigned(16)
+
+
+class ReadRequest(data.Struct):
+    """A plan; with ``attend`` one for every page that the segments of the run visit: ``factor_b`` is then the bytes of a record,
+    ``extra_beats`` its beats, and row, ``beats`` and ``n_longer`` are those of the page."""
+    plan: ReadPlan
+    attend: unsigned(1)
+    window: unsigned(16)
+    sinks: unsigned(16)
 
 
 class PageRead(data.Struct):

@@ -6,16 +6,13 @@
                                  +--> END of shorter runs: next
                                  +--> bad: report, stop here
                                  +--> (the first that gathers: end of the shortlist)
-                                 +--> scoreboard --> station of its unit --> (V sink) record --> read plans --> next
-                                                                                                     ^
-                                                                            ATTEND: pages <-- walk of the segments
+                                 +--> scoreboard --> station of its unit --> (V sink) record --> read requests --> next
 
 The shortlist ends when all that was issued is complete and the candidates have stood still for some cycles, so that no
 logit is between two rooms; then their numbers are put aside.
 
 A command goes out before its reads, so that the room in the port queues never decides whether a unit may start.
-Rate: about 13 cycles a descriptor, and 5 + n_ports a row of LOAD or a page of ATTEND (the expander's; the next plan is made
-meanwhile).
+Rate: about 13 cycles a descriptor, and 5 + n_ports a row of LOAD (the expander's).
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -24,12 +21,11 @@ from amaranth.lib.wiring import In, Out
 
 from .. import isa
 from ..isa import Index, Opcode, Sink, Tokens
-from ..links import AttendCommand, Dest, Lane, Launch, MatmulCommand, PageAnswer, PageAsk, RecordCommand, scale_beats
+from ..links import AttendCommand, Dest, Launch, MatmulCommand, RecordCommand, scale_beats
 from ..mem.links import ErrorReport, Fetched, LoadCommand
 from ..regs import Error
 from .check import DescriptorCheck, bodies
-from .links import Gated, ReadPlan
-from .segments import SegmentWalk
+from .links import Gated, ReadRequest
 
 __all__ = ["Sequencer"]
 
@@ -48,20 +44,18 @@ class Sequencer(wiring.Component):
     token_lane, token : the lane whose token id is wanted, and the id, one cycle later
     complete : everything issued is finished
     keep, settled, lane, rank, number : as of dispatch
-    page_ask, page_answer : as of SegmentWalk
     o_order : stream of the unit of each descriptor issued
     o_load, o_matmul, o_vector, o_attend : streams of Gated commands
     o_record : stream of RecordCommand
-    o_plan : stream of ReadPlan
-    error : OPCODE, SIZE, PAGE, FETCH (the last descriptor of the program was not its END; its index), until a reset
+    o_request : stream of ReadRequest
+    error : OPCODE, SIZE, FETCH (the last descriptor of the program was not its END; its index), until a reset
     ended : END was reached
     issue : strobe: a descriptor was issued
 
     Paths: none.
     """
 
-    def __init__(self, *, n_ports, port_bytes, vector_lanes, engine_rows, page_positions, page_cycles):
-        self._walk = {"n_ports": n_ports, "page_positions": page_positions, "page_cycles": page_cycles}
+    def __init__(self, *, n_ports, port_bytes, vector_lanes, engine_rows):
         self._n_ports, self._port_bytes, self._lanes = n_ports, port_bytes, vector_lanes
         self._quantum_log2 = max(engine_rows, vector_lanes).bit_length() - 1
         self._groups_log2 = max(1, vector_lanes // engine_rows).bit_length() - 1    # row groups of a row quantum
@@ -69,14 +63,13 @@ class Sequencer(wiring.Component):
             "i": In(stream.Signature(Fetched)), "code": In(4),
             "launch": In(Launch), "token_lane": Out(4), "token": In(32),
             "complete": In(1), "keep": Out(1), "settled": In(1), "lane": Out(4), "rank": Out(8), "number": In(20),
-            "page_ask": Out(PageAsk), "page_answer": In(PageAnswer),
             "o_order": Out(stream.Signature(2)),
             "o_load": Out(stream.Signature(Gated(LoadCommand))),
             "o_matmul": Out(stream.Signature(Gated(MatmulCommand))),
             "o_vector": Out(stream.Signature(Gated(isa.Vector))),
             "o_attend": Out(stream.Signature(Gated(AttendCommand))),
             "o_record": Out(stream.Signature(RecordCommand)),
-            "o_plan": Out(stream.Signature(ReadPlan)),
+            "o_request": Out(stream.Signature(ReadRequest)),
             "error": Out(ErrorReport), "ended": Out(1), "issue": Out(1),
         })
 
@@ -85,26 +78,21 @@ class Sequencer(wiring.Component):
         header, body = bodies(self.i.p.bits)
         end, load, matmul, vector, attend = (
             body[opcode] for opcode in (Opcode.END, Opcode.LOAD, Opcode.MATMUL, Opcode.VECTOR, Opcode.ATTEND))
-        m.submodules.walk = walk = SegmentWalk(**self._walk)
         row, last_lane, lane = Signal(4), Signal(4), Signal(4)
         last_row = Signal(4)
         by_rank, gathers = Signal(), Signal()
-        # One choice of a lane for both that walk over them: LOAD's rows, and the segments of ATTEND.
-        chosen, walking = Signal(Lane, reset_less=True), Signal()
-        m.d.sync += [last_lane.eq(self.launch.n_tokens - 1), chosen.eq(self.launch.lanes[Mux(walking, walk.token, row)])]
+        position = Signal(16, reset_less=True)
+        m.d.sync += [last_lane.eq(self.launch.n_tokens - 1), position.eq(self.launch.lanes[row].position)]
         m.d.comb += [
             by_rank.eq(load.index == Index.CANDIDATE),
             last_row.eq(Mux((load.index == Index.NONE) | by_rank, 0, last_lane)), self.token_lane.eq(row),
             gathers.eq(Mux(header.opcode == Opcode.LOAD, by_rank, (header.opcode == Opcode.MATMUL) & matmul.gather)),
             self.rank.eq(Mux(header.opcode == Opcode.LOAD, load.rank, matmul.rank)),
             lane.eq(Mux(header.opcode == Opcode.LOAD, load.lane, matmul.lane)),
-            walk.n_tokens.eq(self.launch.n_tokens), walk.lane.eq(chosen),
-            walk.window.eq(attend.window), walk.sinks.eq(attend.sinks),
-            self.page_ask.eq(walk.ask), walk.answer.eq(self.page_answer),
         ]
         m.d.sync += self.lane.eq(Mux(lane > last_lane, last_lane, lane))
         self._commands(m, header, load, matmul, vector, attend, last_row)
-        plan = self._plan(m, header, load, matmul, attend, chosen.position, walk.o.p)
+        request = self._request(m, header, load, matmul, attend, position)
 
         outputs = {Opcode.LOAD: self.o_load, Opcode.MATMUL: self.o_matmul, Opcode.VECTOR: self.o_vector,
                    Opcode.ATTEND: self.o_attend}
@@ -152,9 +140,7 @@ class Sequencer(wiring.Component):
                             m.d.comb += output.valid.eq(1)
                             with m.If(output.ready):
                                 m.d.comb += self.issue.eq(1)
-                                m.next = {Opcode.VECTOR: "NEXT", Opcode.ATTEND: "PAGES"}.get(opcode, "PLAN")
-                                if opcode is Opcode.ATTEND:
-                                    m.d.comb += walk.start.eq(1)
+                                m.next = "NEXT" if opcode is Opcode.VECTOR else "PLAN"
                                 if opcode is Opcode.VECTOR:
                                     with m.If(vector.sink == Sink.V):
                                         m.next = "RECORD"
@@ -165,22 +151,13 @@ class Sequencer(wiring.Component):
                 with m.If(self.o_record.ready):
                     m.next = "NEXT"
             with m.State("PLAN"):
-                with m.If(~self.o_plan.valid):
-                    m.d.sync += [self.o_plan.p.eq(plan), self.o_plan.valid.eq(1), row.eq(row + 1)]
+                with m.If(~self.o_request.valid):
+                    m.d.sync += [self.o_request.p.eq(request), self.o_request.valid.eq(1), row.eq(row + 1)]
                     m.next = "TOKEN"
                     with m.If((header.opcode != Opcode.LOAD) | (row == last_row)):
                         m.next = "NEXT"
             with m.State("TOKEN"):
                 m.next = "PLAN"
-            with m.State("PAGES"):
-                m.d.comb += [walking.eq(1), walk.o.ready.eq(~self.o_plan.valid)]
-                with m.If(walk.o.valid & walk.o.ready):
-                    m.d.sync += [self.o_plan.p.eq(plan), self.o_plan.valid.eq(1)]
-                with m.If(walk.missing):
-                    m.d.sync += self.error.code.eq(Error.PAGE)
-                    m.next = "FAILED"
-                with m.Elif(walk.done):
-                    m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.comb += self.i.ready.eq(~self.i.p.last)
                 with m.If(self.i.p.last):
@@ -192,8 +169,8 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.error.valid.eq(1)
             with m.State("ENDED"):
                 m.d.comb += self.ended.eq(1)
-        with m.If(self.o_plan.valid & self.o_plan.ready):
-            m.d.sync += self.o_plan.valid.eq(0)
+        with m.If(self.o_request.valid & self.o_request.ready):
+            m.d.sync += self.o_request.valid.eq(0)
         with m.Switch(header.opcode.as_value()):
             for opcode, unit in _UNIT_OF.items():
                 with m.Case(opcode.value):
@@ -224,19 +201,18 @@ class Sequencer(wiring.Component):
                      record.head_words.eq(vector.n_words >> head_shift), record.int4.eq(vector.int4),
                      record.index.eq(self.i.p.index)]
 
-    def _plan(self, m, header, load, matmul, attend, position, pages):
-        """What is read, on every port; of a LOAD by position, the one given; of an ATTEND, ``pages``, a PageRead that stood still
-        for a cycle."""
-        plan = Signal(ReadPlan)
+    def _request(self, m, header, load, matmul, attend, position):
+        """What is read, on every port; of a LOAD by position, the one given."""
+        request = Signal(ReadRequest)
+        plan = request.plan
         beat_shift = (4 * self._lanes // (self._n_ports * self._port_bytes)).bit_length() - 1
         quantum = Signal(20)
         group_beats = Signal(20)            # of one row group; a row quantum takes a few
         m.d.comb += [quantum.eq(self.number >> self._quantum_log2), group_beats.eq(matmul.n_col_blocks * matmul.planes)]
-        record_beats, page_beats = Signal(8, reset_less=True), Signal(18, reset_less=True)
+        record_beats = Signal(8, reset_less=True)
         row_beats = [Mux(four, (attend.head_words + 1) >> 1, attend.head_words) for four in attend.int4]
-        m.d.sync += [record_beats.eq(row_beats[0] + row_beats[1] + scale_beats(self._port_bytes)),
-                     page_beats.eq(pages.n_rows * record_beats)]
-        m.d.comb += plan.index.eq(self.i.p.index)
+        m.d.sync += record_beats.eq(row_beats[0] + row_beats[1] + scale_beats(self._port_bytes))
+        m.d.comb += [plan.index.eq(self.i.p.index), request.window.eq(attend.window), request.sinks.eq(attend.sinks)]
         with m.Switch(header.opcode.as_value()):
             with m.Case(Opcode.LOAD.value):
                 m.d.comb += [
@@ -262,8 +238,7 @@ class Sequencer(wiring.Component):
             with m.Default():
                 m.d.comb += [
                     plan.addr.eq(attend.addr), plan.port_stride.eq(attend.port_stride), plan.dest.eq(Dest.ATTEND), plan.cache.eq(1),
-                    plan.factor_a.eq(pages.row), plan.factor_b.eq(record_beats << self._port_bytes.bit_length() - 1),
-                    plan.scaled.eq(1), plan.beats.eq(page_beats), plan.n_longer.eq(pages.n_longer),
-                    plan.extra_beats.eq(record_beats),
+                    plan.factor_b.eq(record_beats << self._port_bytes.bit_length() - 1), plan.scaled.eq(1),
+                    plan.extra_beats.eq(record_beats), request.attend.eq(1),
                 ]
-        return plan
+        return request

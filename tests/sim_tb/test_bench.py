@@ -60,6 +60,12 @@ def test_sequences_share_one_reading_of_the_weights(kv):
 
 
 @pytest.mark.sim
+def test_a_past_that_the_queues_do_not_hold():
+    """The output of one KV head is taken by a descriptor behind the ATTEND of the next, whose pages find no place meanwhile."""
+    benches.check_layer("tiny", SMALL.model, past=240)
+
+
+@pytest.mark.sim
 def test_windows_leave_out_what_nobody_sees():
     model = replace(SMALL, model=replace(SMALL.model, n_layers=2))
     whole, window = (benches.bench("tiny", model, context=200, check=False, **sight) for sight in ({}, {"window": 20, "sinks": 2}))

@@ -80,9 +80,9 @@ def until(true):
 
 
 @contextlib.contextmanager
-def served(accel, *, scheduler_options=None, **options):
+def served(accel, *, tokenizer=None, scheduler_options=None, **options):
     """(address, scheduler) of a server with the model of an accelerator."""
-    tokenizer = tokenizer_of(accel.image)
+    tokenizer = tokenizer or tokenizer_of(accel.image)
     scheduler = Scheduler(accel, stop=tokenizer.stop, **(scheduler_options or {}))
     server = uvicorn.Server(uvicorn.Config(application(scheduler, tokenizer, "small", **options), port=0, log_level="error",
                                            timeout_graceful_shutdown=5))

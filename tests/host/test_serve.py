@@ -59,8 +59,9 @@ def test_the_client_of_openai(server):
     accel = small()
     assert whole.choices[0].message.content == said_by(events) == text_of(accel, prompt, 12, temperature=1.0, seed=5)
     assert whole.choices[0].finish_reason == "length" and events[-2].choices[0].finish_reason == "length"
-    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (len(prompt), 12, len(prompt) + 12)
-    assert events[-1].usage == whole.usage and events[0].choices[0].delta.role == "assistant" and not events[-1].choices
+    usage = whole.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (len(prompt), 12, len(prompt) + 12)
+    assert events[-1].usage == usage and events[0].choices[0].delta.role == "assistant" and not events[-1].choices
     assert len({event.id for event in events}) == 1 and len(events) == 1 + 12 + 2
     assert completion.choices[0].text == "".join(event.choices[0].text for event in again) == text_of(accel, list(b"Hello"), 12)
 

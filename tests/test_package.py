@@ -1,4 +1,4 @@
-"""The wheel: it holds every file of the four rooms, and what the board needs runs from it alone."""
+"""The wheel: it holds every file of the rooms, and what the board needs runs from it alone."""
 
 import importlib.metadata
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("hw", "gen", "host", "sim_tb")
+ROOMS = ("hw", "gen", "host", "sim_tb", "notebooks")
 
 
 @pytest.fixture(scope="module")

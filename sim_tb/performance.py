@@ -22,9 +22,11 @@ from celosia.host.tokens import tokenizer_of
 from celosia.hw.configs import CONFIGS
 
 from . import pictures
+from .cache_figures import CACHE_RUNS, cache_section
 from .published import SYSTEMS
 from .roofline import BOARD_BYTES_PER_S, roofline
 from .runs import kept, path_of, path_of_run, results
+from .tables import table as _table
 from .targets import verdicts
 
 __all__ = ["CONFIG", "FULL", "RUNS", "main", "measure", "sections", "write"]
@@ -78,7 +80,7 @@ def main(full, jobs, only_write):
         pictures.cycles(demo["steps"], _DOCS / "img" / "cycles.png")
         steps = demo["steps"]
         wanted = [*RUNS, FULL] if full or path_of_run(CONFIG, FULL).exists() else RUNS
-        measured = {"runs": results(CONFIG, wanted, jobs),
+        measured = {"runs": results(CONFIG, wanted, jobs), "cache": results(CONFIG, CACHE_RUNS, jobs),
                     "demo": demo | {"steps": [steps[0], steps[len(steps) // 2], steps[-1]]}}
         stored.write_text(json.dumps(measured, indent=1) + "\n")
     measured = json.loads(stored.read_text())
@@ -103,12 +105,7 @@ def sections(measured):
     """{name: text} of all that is written between the marks of the page, from what was measured."""
     runs = measured["runs"]
     return {"targets": _targets(runs), "runs": _runs(runs), "depth": _depth(runs), "stalls": _stalls(runs), "time": _time(runs),
-            "comparison": _comparison(runs), "demo": _demo_table(measured["demo"])}
-
-
-def _table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+            "comparison": _comparison(runs), "cache": cache_section(runs, measured["cache"]), "demo": _demo_table(measured["demo"])}
 
 
 def _targets(runs):

@@ -10,15 +10,17 @@ from pathlib import Path
 from celosia.gen import fit, model, pack, place, program, scratch, synthetic, verilog, window
 from celosia.gen.cache import cache_folder
 from celosia.gen.shapes import SHAPES
+from celosia.host import draft
 from celosia.hw.configs import CONFIGS
 
 from . import bench as benches
+from . import speculation
 from .memory import PRESETS
 
 __all__ = ["kept", "path_of", "path_of_run", "results"]
 
 _MEMORY = "kv260"
-_WRITTEN_BY = (benches, fit, model, pack, place, program, scratch, synthetic, window)
+_WRITTEN_BY = (benches, draft, fit, model, pack, place, program, scratch, speculation, synthetic, window)
 
 
 def path_of(config, name, *parts):

@@ -20,13 +20,20 @@ EXTRAPOLATED = {
     "prefill_tokens_per_s": 1234.5, "time_to_first_token_s": 0.104, "cycles_per_token": 100_000.0, "bytes_per_token": 5_906_400.0,
     "prefill_bytes": 50e6, "parts": PART, "bandwidth_share": 0.925, "pure_read_bytes_per_cycle": 63.8,
     "pure_read_bytes_per_s": 15.95e9,
+    "sequences": 1, "kv": "int8", "window": 0, "sinks": 0, "speculation": None,
     "stalls": {"matmul": {"wait_weights": 2000.0, "wait_tables": 1000.0, "wait_drain": 0.0, "no_command": 5000.0}}}
 WHOLE = EXTRAPOLATED | {"prompt_tokens": 0, "prefill_tokens_per_s": None, "time_to_first_token_s": None, "prefill_bytes": None,
                         "parts": None, "extrapolated": False, "simulated_layers": 24, "cycles_per_token": 99_000.0}
 STEP = {"position": 32, "CYCLES": 1000, "PORT0_BEATS": 900, "MATMUL_BUSY": 700, "MATMUL_WAIT_WEIGHTS": 10,
         "MATMUL_WAIT_TABLES": 20, "MATMUL_WAIT_DRAIN": 30}
 DEMO = {"config": "tiny", "config_digest": "76543210", "prefill": {"tokens": 32, "cycles": 64_000}, "steps": [STEP] * 3}
-MEASURED = {"runs": [EXTRAPOLATED, WHOLE], "demo": DEMO}
+SHORTLIST = EXTRAPOLATED | {"head": "shortlist"}
+CACHE = [SHORTLIST | {"context": 1024, "cycles_per_token": 111_000.0, "bytes_per_token": 6_544_400.0},
+         SHORTLIST | {"sequences": 4, "decode_tokens_per_s": 8000.0},
+         SHORTLIST | {"decode_tokens_per_s": 5000.0,
+                      "speculation": {"most": 4, "text_tokens": 1000, "tokens_per_run": 2.1, "gain": 2.0}},
+         SHORTLIST | {"prompt_tokens": 768, "prefill_tokens_per_s": 700.0, "time_to_first_token_s": 1.097}]
+MEASURED = {"runs": [EXTRAPOLATED, WHOLE], "cache": [SHORTLIST, *CACHE], "demo": DEMO}
 
 
 @pytest.mark.parametrize("name, line", [
@@ -39,6 +46,10 @@ MEASURED = {"runs": [EXTRAPOLATED, WHOLE], "demo": DEMO}
     ("time", "| bitnet-0.73b | exact | 0 | 24 layers | 0.360 | 5.40 | 0.339 | 0.021 |"),
     ("comparison", "| TeLLMe v2 | BitNet 0.73B | hardware | short | 25 | 224.4 | 29 % | 0.96 (128 tokens) | arXiv 2510.15926"),
     ("comparison", "| **Celosia**, exact head | bitnet-0.73b | **simulated** | 0 | 2500.00 | 5.9 | 77 % | 0.10 (128 tokens) |"),
+    ("cache", "| bitnet-0.73b | 1,024 | int8 | all | 2500.00 | 0.6 | 11,000 | 1.100 | **missed** |"),
+    ("cache", "| bitnet-0.73b | 4 | 0 | 8000.0 | 2500.0 | 3.20 | **missed** |"),
+    ("cache", "| bitnet-0.73b | 4 | 1,000 | 2.10 | 5000.0 | 2.00 | met |"),
+    ("cache", "| bitnet-0.73b | 768 | 700 | 1.097 | **missed** |"),
     ("demo", "| 32 | 1,000 | 250,000 | 7,200 | 0.900 | 0.700 |")])
 def test_text_of_what_was_measured(name, line):
     assert line in performance.sections(MEASURED)[name]
@@ -47,6 +58,7 @@ def test_text_of_what_was_measured(name, line):
 def test_sections_without_such_runs_say_so():
     found = performance.sections(MEASURED | {"runs": [WHOLE]})
     assert "No token at full depth" in found["depth"] and "No run" in found["time"]
+    assert "No such run" in performance.sections(MEASURED | {"cache": []})["cache"]
 
 
 def test_page_is_that_of_what_was_measured_last():
@@ -117,7 +129,7 @@ def test_digest_knows_options_and_shape(monkeypatch):
 def test_only_what_changed_runs_again(tmp_path, monkeypatch):
     """`make bench` on a small shape: two processes, a token at full depth beside its extrapolation, and all of it kept."""
     common = {"shape": "tiny", "context": 4, "head": "ternary"}
-    for name, value in {"CONFIG": "tiny", "RUNS": [common | {"layers": 2}], "FULL": common, "_DOCS": tmp_path,
+    for name, value in {"CONFIG": "tiny", "RUNS": [common | {"layers": 2}], "CACHE_RUNS": [], "FULL": common, "_DOCS": tmp_path,
                         "_demo": lambda: DEMO | {"steps": [STEP, STEP | {"position": 40}]}}.items():
         monkeypatch.setattr(performance, name, value)
     monkeypatch.setattr(kept_runs, "cache_folder", lambda kind: tmp_path / kind)

@@ -58,9 +58,10 @@ class ReadPlanner(wiring.Component):
             walk.n_tokens.eq(self.launch.n_tokens), walk.lane.eq(lane),
             walk.window.eq(request.window), walk.sinks.eq(request.sinks),
             self.page_ask.eq(walk.ask), walk.answer.eq(self.page_answer),
-            plan.eq(request.plan),
-            self.error.valid.eq(walk.missing), self.error.code.eq(Error.PAGE), self.error.index.eq(request.plan.index),
+            plan.eq(request.plan), self.error.index.eq(request.plan.index),
         ]
+        with m.If(walk.missing):
+            m.d.comb += [self.error.valid.eq(1), self.error.code.eq(Error.PAGE)]
         with m.If(walking):
             m.d.comb += [plan.factor_a.eq(pages.row), plan.beats.eq(page_beats), plan.n_longer.eq(pages.n_longer)]
 

@@ -240,5 +240,6 @@ class Sequencer(wiring.Component):
                     plan.addr.eq(attend.addr), plan.port_stride.eq(attend.port_stride), plan.dest.eq(Dest.ATTEND), plan.cache.eq(1),
                     plan.factor_b.eq(record_beats << self._port_bytes.bit_length() - 1), plan.scaled.eq(1),
                     plan.extra_beats.eq(record_beats), request.attend.eq(1),
+                    plan.n_longer.eq(0),        # of the page, which the planner knows
                 ]
         return request

@@ -1,4 +1,4 @@
-"""The notebooks: stored without outputs, and they run to their ends on a device (CELOSIA_BACKEND; here the golden machine)."""
+"""The notebooks: stored without outputs, and they run to their ends on a device (CELOSIA_BACKEND; here the simulator)."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ assert chat.messages == [] and window._talk.value == ""
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setenv("CELOSIA_BACKEND", os.environ.get("CELOSIA_BACKEND", "golden"))
+    monkeypatch.setenv("CELOSIA_BACKEND", os.environ.get("CELOSIA_BACKEND", "sim"))
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.delenv("CELOSIA_CONFIG", raising=False)
     monkeypatch.delenv("CELOSIA_MODEL", raising=False)
@@ -51,6 +51,7 @@ def test_is_clean(name):
     assert all(len(line) <= 133 for cell in code for line in cell["source"])
 
 
+@pytest.mark.sim
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, device, tmp_path):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)

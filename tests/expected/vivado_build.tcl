@@ -1,4 +1,4 @@
-# AMD Kria KV260, configuration duo (e76267d7): from Verilog to bitstream.
+# AMD Kria KV260, configuration duo (3e6536ee): from Verilog to bitstream.
 #
 #     vivado -mode batch -source build.tcl
 #

@@ -151,7 +151,7 @@ def make_overlay(folder, manifest, *, ticks=True, vlnv="xilinx.com:module_ref:ce
     files = {f"{stem}.bit": b"a bitstream", f"{stem}.hwh": hardware_description(vlnv, base).encode()}
     for name, data in files.items():
         (place / name).write_bytes(data)
-    registers = manifest["registers"] | ({"TICKS": TICKS} if ticks else {})
+    registers = {name: offset for name, offset in manifest["registers"].items() if ticks or name != "TICKS"}
     whole = manifest | {"board": "kv260", "clock_mhz": ASKED_MHZ, "register_base": REGISTER_BASE, "registers": registers,
                         "vlnv": "xilinx.com:module_ref:celosia:1.0",
                         "overlay_files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}

@@ -9,13 +9,13 @@ import click
 from tqdm import tqdm
 
 from celosia.hw.configs import CONFIGS
+from celosia.hw.formats import KV_FORMATS
 
 from . import checkpoint, fit, image, report, tokenizer
 from .assemble import assemble
 from .estimate import decode_beats
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
-from .place import KV_FORMATS
 from .quantise import AUTO_ERROR, quantise
 from .verilog import accelerator
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from celosia.hw.isa import DESCRIPTOR_BYTES, Index, Mul3, Opcode, Reduce, Sink, Source, Tokens
 from celosia.hw.links import record_beats, visited_rows
 
-from .program import gathers
+from .lockup import gathers
 
 __all__ = ["READ_SHARE", "Run", "decode_beats", "read_beats", "simulate_program", "tokens_per_s"]
 

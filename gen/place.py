@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import torch
 
 from celosia.hw.config import AccelConfig
+from celosia.hw.formats import KV_FORMATS
 from celosia.hw.links import record_beats
 
 from .model import ModelConfig
 
-__all__ = ["ALIGN_BYTES", "KV_FORMATS", "Address", "Layout", "Space", "apart", "pad_to", "rope_order", "rope_table"]
+__all__ = ["ALIGN_BYTES", "Address", "Layout", "Space", "apart", "pad_to", "rope_order", "rope_table"]
 
 ALIGN_BYTES = 64
-KV_FORMATS = {"int8": 0b00, "int4": 0b11, "k8v4": 0b10}         # of the cache: four bits an element, bit 0 of keys, bit 1 of values
 LONG_BYTES = 8 << 10                                            # of a port: segments from here on are laid apart
 ROWS_BYTES = 64 << 10                                           # memory that begins anew with the same bank
 APART_BYTES = 16 << 10                                          # modulo ROWS_BYTES

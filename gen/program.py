@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from celosia.hw import isa
 from celosia.hw.formats import bits_of
 from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
-from celosia.hw.links import PLANS_AHEAD
 
+from .lockup import check_reads_ahead, check_shortlist, check_streams, drains_of
 from .model import EXACT, HeadPlan
 from .place import Address, Layout
 from .scratch import Scratch, Tracker
 
-__all__ = ["PROGRAMS", "Matrix", "Placement", "Program", "Step", "Table", "compile_program", "gathers"]
+__all__ = ["PROGRAMS", "Matrix", "Placement", "Program", "Step", "Table", "compile_program"]
 
 PROGRAMS = {"decode": Tokens.LAST, "prefill": None, "batch": Tokens.ALL}     # name: lanes that have a head
 LAST_LANE = 15      # of a gather: a lane from n_tokens on stands for the last one
@@ -385,12 +385,6 @@ class _Schedule:
         self.x.free("gate")
 
 
-def _drains(steps):
-    """{index of a MATMUL or ATTEND: index of the VECTOR that takes its stream}."""
-    index = {id(step): i for i, step in enumerate(steps)}
-    return {index[id(step.producer)]: i for i, step in enumerate(steps) if step.producer is not None}
-
-
 def _insert_loads(steps, placement):
     """Put a LOAD for every table into the program, LOOK_AHEAD tables early where P has room. Returns steps and scratch.
 
@@ -404,7 +398,7 @@ def _insert_loads(steps, placement):
         if step.table is not None:
             first.setdefault(step.table, i)
             last[step.table] = i
-    filled = {drain: source for source, drain in _drains(steps).items()}
+    filled = {drain: source for source, drain in drains_of(steps).items()}
     due, earliest = {}, len(steps)      # earliest: first step that fills a stream which is drained at this step or later
     for i in reversed(range(len(steps))):
         earliest = min(i, earliest, filled.get(i, i))
@@ -442,63 +436,6 @@ def _insert_loads(steps, placement):
             scratch.free(name)
             in_use.remove(name)
     return out, scratch
-
-
-def check_streams(steps):
-    """Raise ValueError unless the program cannot lock up.
-
-    Data of LOAD, MATMUL and ATTEND arrive in program order, and a MATMUL or ATTEND whose stream is not taken holds up all that
-    is behind it. So no VECTOR up to the one that drains a stream may need data from behind the step that fills it.
-    """
-    drains = _drains(steps)
-    loads = [i for i, step in enumerate(steps) if step.opcode is Opcode.LOAD]
-    index = {id(step): i for i, step in enumerate(steps)}
-    open_streams = []
-    for i, step in enumerate(steps):
-        if i in drains:
-            open_streams.append(i)
-        if step.opcode is not Opcode.VECTOR:
-            continue
-        needed = [loads[step.waits[0] - 1]] if step.waits[0] else []
-        needed += [index[id(step.producer)]] if step.producer is not None else []
-        for source in open_streams:
-            if any(n > source for n in needed):
-                raise ValueError(f"Step {i} ({step.label}) needs data from behind step {source} ({steps[source].label}), "
-                                 f"which is drained by step {drains[source]} only")
-        open_streams = [source for source in open_streams if drains[source] > i]
-
-
-def check_reads_ahead(steps, token_lanes):
-    """Raise ValueError where an ATTEND's past could wait for a place in the ports while more than ``PLANS_AHEAD`` reads are
-    asked for before the VECTOR that takes the output of the ATTEND before it."""
-    drains = _drains(steps)
-    attends = [i for i, step in enumerate(steps) if step.opcode is Opcode.ATTEND]
-    for before, i in zip(attends, attends[1:]):
-        between = steps[i + 1:drains.get(before, i)]
-        reads = sum(token_lanes if step.fields.get("index") in (Index.TOKEN, Index.POSITION) else 1
-                    for step in between if step.opcode in (Opcode.LOAD, Opcode.MATMUL, Opcode.ATTEND))
-        if reads > PLANS_AHEAD:
-            raise ValueError(f"Step {drains[before]} ({steps[drains[before]].label}) takes the output of step {before}: at most "
-                             f"{PLANS_AHEAD} reads may lie between it and step {i}, not {reads}")
-
-
-def gathers(opcode, fields):
-    """Whether a descriptor reads by the number of a candidate."""
-    return opcode is Opcode.LOAD and fields["index"] is Index.CANDIDATE or opcode is Opcode.MATMUL and bool(fields["gather"])
-
-
-def check_shortlist(steps):
-    """Raise ValueError unless the program waits for its shortlist, and ends, where it can: with no stream open (see ``hw.isa``)."""
-    drains, ended, open_until = _drains(steps), False, -1
-    for i, step in enumerate(steps):
-        if step.opcode is Opcode.END and i <= open_until:
-            raise ValueError(f"Step {i} ({step.label}) ends the program while a stream waits for step {open_until}")
-        if gathers(step.opcode, step.fields) and not ended:
-            if i <= open_until:
-                raise ValueError(f"Step {i} ({step.label}) ends the shortlist while a stream waits for step {open_until}")
-            ended = True
-        open_until = max(open_until, drains.get(i, -1))
-        ended = ended and step.fields.get("sink") is not Sink.TOPK
 
 
 def _line(i, step):

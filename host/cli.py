@@ -98,11 +98,11 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         accel.load(image)
         tokens, steps = [], []
         show = tokenizer.stream(prompt_tokens)
+        text = accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, speculate=speculate, **sampling)
         if not as_json:
             click.echo(shown_prompt, nl=False)
         with PowerMeter() if backend == "board" else nullcontext() as power:
-            for token in accel.generate(prompt_tokens, new_tokens, chunk=chunk, on_step=steps.append, speculate=speculate,
-                                        **sampling):
+            for token in text:
                 tokens.append(token)
                 if not as_json:
                     click.echo(show(token), nl=False)

@@ -11,7 +11,7 @@ from amaranth.lib import data
 
 __all__ = ["F32", "F32_BIAS", "F32_ZERO", "F32_NEG_ZERO", "F32_ONE", "F32_NEG_ONE", "F32_INF",
            "F32_NEG_INF", "F32_NAN", "F32_MIN_NORMAL", "F32_MAX", "bits_of", "float_of",
-           "TRIT_BITS", "TRITS_PER_BYTE", "TRIT_BYTES", "pack_trit_byte", "unpack_trit_byte"]
+           "KV_FORMATS", "TRIT_BITS", "TRITS_PER_BYTE", "TRIT_BYTES", "pack_trit_byte", "unpack_trit_byte"]
 
 
 class F32(data.Struct):
@@ -49,6 +49,9 @@ def float_of(bits):
         raise ValueError(f"A binary32 bit pattern must be in 0..2**32-1, not {bits!r}")
     return struct.unpack("<f", struct.pack("<I", bits))[0]
 
+
+# Of the KV cache: whether an element takes four bits, bit 0 of keys, bit 1 of values; a byte otherwise.
+KV_FORMATS = {"int8": 0b00, "int4": 0b11, "k8v4": 0b10}
 
 TRIT_BITS = 2           # a trit on wires: w + 1, code 3 never occurs
 TRITS_PER_BYTE = 5      # 3**5 = 243 <= 256

@@ -78,6 +78,8 @@ def bench(config, shape, *, context=0, tokens=1, prompt_tokens=0, layers=None, h
                          f"not {sequences}")
     if not 0 <= speculate < accel.token_lanes:
         raise ValueError(f"Speculate must be 0 to {accel.token_lanes - 1}, a token lane less, not {speculate}")
+    if sinks and not window:
+        raise ValueError(f"Sinks must be given with a window, not {sinks} sinks alone")
     if bool(speculate) != (text is not None) or speculate and sequences > 1:
         raise ValueError("Speculation takes a text and one sequence: give --speculate K with --text FILE, without --sequences")
     positions = max(context + max(tokens, speculate + 1), prompt_tokens)

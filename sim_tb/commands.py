@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from celosia.gen.model import HEADS
-from celosia.gen.place import KV_FORMATS
 from celosia.gen.shapes import SHAPES, shape_of
+from celosia.hw.formats import KV_FORMATS
 
 from . import bench as benches
 from . import roofline as rooflines

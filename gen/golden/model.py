@@ -12,10 +12,12 @@ import torch
 from celosia.gen.golden import f32, ops
 from celosia.gen.golden.attention import attend
 from celosia.gen.golden.vector import best, topk
+from celosia.hw.formats import KV_FORMATS
 
 __all__ = ["KV_TOPS", "GoldenModel"]
 
-KV_TOPS = {"int8": (127, 127), "int4": (7, 7), "k8v4": (127, 7)}    # largest code of a key and of a value in the cache
+# Largest code of a key and of a value in the cache.
+KV_TOPS = {name: tuple(7 if four_bits >> bit & 1 else 127 for bit in (0, 1)) for name, four_bits in KV_FORMATS.items()}
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 

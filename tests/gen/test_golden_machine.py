@@ -13,9 +13,9 @@ from random_models import SMALL, golden_of, head_plans, machine_of, model_config
 from celosia.gen import image
 from celosia.gen.golden.attention import pack_record
 from celosia.gen.golden.machine import Machine, MachineError, lanes_of
+from celosia.gen.lockup import gathers
 from celosia.gen.model import EXACT, HeadPlan
 from celosia.gen.place import rope_order
-from celosia.gen.program import gathers
 from celosia.hw import isa
 from celosia.hw.configs import CONFIGS, duo, kv260, tiny
 from celosia.hw.isa import Opcode, Sink, Source, Tokens

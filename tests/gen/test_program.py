@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from random_models import SMALL, head_plans, model_configs, random_image
 
 from celosia.gen import program as compiler
+from celosia.gen.lockup import check_reads_ahead, check_shortlist, check_streams, gathers
 from celosia.gen.model import EXACT, HeadPlan, ModelConfig
-from celosia.gen.program import check_shortlist, check_streams, gathers
 from celosia.gen.scratch import UNITS, Scratch, Tracker, accesses
 from celosia.hw import isa
 from celosia.hw.configs import duo, kv260, tiny
 from celosia.hw.isa import Index, Opcode, Sink, Source
+from celosia.hw.links import PLANS_AHEAD
 
 
 def programs(config, accel, plan=EXACT):
@@ -158,6 +159,20 @@ def test_a_program_that_could_lock_up_is_refused():
         step.waits = tracker.issue(step.opcode, step.fields)
     with pytest.raises(ValueError, match="needs data from behind step"):
         check_streams(moved)
+
+
+def test_reads_between_two_attends_are_counted():
+    """As many reads as the queue of plans holds may lie between an ATTEND and the step that takes the output of the one before."""
+    steps = programs(SMALL, tiny)["decode"].steps
+    attends = [i for i, step in enumerate(steps) if step.opcode is Opcode.ATTEND]
+    one_row = next(step for step in steps if step.opcode is Opcode.LOAD and step.fields["index"] is Index.NONE)
+    drain = next(i for i, step in enumerate(steps) if step.producer is steps[attends[0]])
+    assert attends[0] < attends[1] < drain
+    between = sum(step.opcode is not Opcode.VECTOR for step in steps[attends[1] + 1:drain])
+    room = PLANS_AHEAD - between
+    check_reads_ahead(steps[:drain] + [one_row] * room + steps[drain:], tiny.token_lanes)
+    with pytest.raises(ValueError, match=f"at most {PLANS_AHEAD} reads may lie between it and step {attends[1]}, not "):
+        check_reads_ahead(steps[:drain] + [one_row] * (room + 1) + steps[drain:], tiny.token_lanes)
 
 
 def test_the_shortlist_ends_where_no_stream_is_open():

@@ -114,6 +114,7 @@ def test_command_prints_json():
     ({"layers": 1}, "Layers must be 2 to 4, not 1"), ({"layers": 5}, "Layers must be 2 to 4, not 5"),
     ({"tokens": 0}, "Tokens must be at least 1"), ({"context": 256}, "must fit 256 positions, not 257"),
     ({"sequences": 5}, "Sequences must be 1 to 4"), ({"speculate": 4, "text": "a b"}, "Speculate must be 0 to 3"),
+    ({"sinks": 3}, "Sinks must be given with a window, not 3 sinks alone"),
     ({"speculate": 2}, "Speculation takes a text and one sequence"),
     ({"head": "int8", "check": False}, "Head must be one of exact, ternary, shortlist, not 'int8'")])
 def test_bad_sizes_have_their_sentence(options, sentence):

@@ -53,11 +53,12 @@ class Feeder(wiring.Component):
         # Whether a record comes from memory or from the chunk, and what will be so at its end.
         past, chunk, past_more, chunk_more = Signal(), Signal(), Signal(), Signal()
         valid, taken, beat, last_word, record_end = Signal(), Signal(), Signal(sizes.beat), Signal(), Signal()
+        # last_word is a register, made while the word before passes: whether a beat ends decides what the port's queue does.
+        single, next_last = job.head_words == 1, word + 2 == job.head_words
         # A beat of two words is taken with the second; scales are never in four bits. Two bits choose one of four, a LUT a bit.
         packed, four, which, beat_end = Signal(), Signal(), Signal(), Signal()
         lower, upper = (_unpacked(self.i_past.p.word_select(half, 4 * sizes.port_bytes)) for half in (0, 1))
         m.d.comb += [
-            last_word.eq(word == job.head_words - 1),
             packed.eq(past & four), which.eq(Mux(packed, word[0], past)),
             beat_end.eq(~packed | word[0] | last_word),
             beat.eq(Mux(packed, Mux(which, upper, lower), Mux(which, self.i_past.p, self.i_chunk.p))),
@@ -75,7 +76,7 @@ class Feeder(wiring.Component):
             with m.State("KEY"):
                 m.d.comb += [four.eq(job.int4[0]), self.o_key.valid.eq(valid), taken.eq(self.o_key.ready & beat_end)]
                 with m.If(valid & self.o_key.ready):
-                    m.d.sync += word.eq(Mux(last_word, 0, word + 1))
+                    m.d.sync += [word.eq(Mux(last_word, 0, word + 1)), last_word.eq(Mux(last_word, single, next_last))]
                     with m.If(last_word):
                         m.next = "LOW" if scale_beats(sizes.port_bytes) == 2 else "SCALE"
             if scale_beats(sizes.port_bytes) == 2:
@@ -91,7 +92,7 @@ class Feeder(wiring.Component):
             with m.State("VALUE"):
                 m.d.comb += [four.eq(job.int4[1]), self.o_value.valid.eq(valid), taken.eq(self.o_value.ready & beat_end)]
                 with m.If(valid & self.o_value.ready):
-                    m.d.sync += word.eq(Mux(last_word, 0, word + 1))
+                    m.d.sync += [word.eq(Mux(last_word, 0, word + 1)), last_word.eq(Mux(last_word, single, next_last))]
                     with m.If(last_word):
                         m.d.comb += record_end.eq(1)
                         m.d.sync += [past_left.eq(past_left - past), chunk_left.eq(chunk_left - chunk),
@@ -99,7 +100,8 @@ class Feeder(wiring.Component):
                         m.next = "KEY"
         with m.If(self.start):
             m.d.sync += [past_left.eq(share.n_past), chunk_left.eq(share.n_chunk),
-                         past.eq(share.n_past != 0), chunk.eq((share.n_past == 0) & (share.n_chunk != 0))]
+                         past.eq(share.n_past != 0), chunk.eq((share.n_past == 0) & (share.n_chunk != 0)),
+                         last_word.eq(single)]
         self._view(m, record_end, chunk)
         return m
 

@@ -24,7 +24,7 @@ The merge drains the sums of a lane while the unit is idle: a visit without weig
 written back shifted, so that a long shift takes several.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -39,6 +39,10 @@ _WEIGHT_CYCLES = 32     # about the V words that come between the last of a pair
 def _step(left):
     """What one stage shifts by."""
     return Mux(left > STEP, STEP, left)[:2]
+
+
+def _any_over(amounts, limit):
+    return Cat(amount > limit for amount in amounts).any()
 
 
 def _coded(amount):
@@ -112,30 +116,29 @@ class Values(wiring.Component):
             single.eq(records_left == 1),
             take.eq((~have | (used & ~last_pass)) & self.i_first.valid & (self.i_second.valid | single)),
             self.i_first.ready.eq(take), self.i_second.ready.eq(take & ~single),
-            first_long.eq(Cat(left > STEP for left in first_left).any()),
-            second_long.eq(Cat(left > STEP for left in second_left).any()),
         ]
+        # What takes the next weights waits for the end of a pass: long shifts, the last visit and the last pass are registers.
+        shifts, second_shifts = ([link.p.lanes[n].shift for n in range(lanes)] for link in (self.i_first, self.i_second))
         with m.If(take):
-            m.d.sync += [have.eq(1), added.eq(0), first.eq(self.i_first.p), second.eq(Mux(single, 0, self.i_second.p))]
-            for n in range(lanes):
-                m.d.sync += [first_left[n].eq(self.i_first.p.lanes[n].shift),
-                             second_left[n].eq(Mux(single, 0, self.i_second.p.lanes[n].shift))]
+            m.d.sync += [have.eq(1), added.eq(0), first.eq(self.i_first.p), second.eq(Mux(single, 0, self.i_second.p)),
+                         first_long.eq(_any_over(shifts, STEP)), second_long.eq(_any_over(second_shifts, STEP) & ~single)]
+            m.d.sync += [left.eq(shift) for left, shift in zip(first_left, shifts)]
+            m.d.sync += [left.eq(Mux(single, 0, shift)) for left, shift in zip(second_left, second_shifts)]
         with m.Elif(go & last_visit):
+            m.d.sync += first_long.eq(_any_over(first_left, 2 * STEP))
             m.d.sync += [left.eq(Mux(left > STEP, left - STEP, 0)) for left in first_left]
             with m.If(~first_long):
-                m.d.sync += added.eq(1)
+                m.d.sync += [added.eq(1), second_long.eq(_any_over(second_left, 2 * STEP))]
                 m.d.sync += [left.eq(Mux(left > STEP, left - STEP, 0)) for left in second_left]
             with m.If(used):
                 m.d.sync += have.eq(0)
 
         # v0: visits.
         number, half, rest = Signal(range(sizes.max_passes)), Signal(7), Signal(3)
-        whole, pair_words = Signal(), Signal(7)
+        whole, pair_words, one_pass = Signal(), Signal(7), job.n_passes == 1
         m.d.sync += whole.eq((held >= pair_words) & (records_left != 0) & ~end)
         m.d.comb += [
             pair_words.eq(Mux(single, job.head_words, job.head_words << 1)),
-            last_visit.eq(half == Cat(1, job.head_words - 1)),
-            last_pass.eq(number == job.n_passes - 1),
             go.eq(whole & (rest == 0) & have),
             used.eq(go & last_visit & ~first_long & ~second_long),
             end.eq(used & last_pass),
@@ -145,15 +148,16 @@ class Values(wiring.Component):
         with m.If(rest != 0):
             m.d.sync += rest.eq(rest - 1)
         with m.If(go):
-            m.d.sync += half.eq(Mux(last_visit, 0, half + 1))
+            m.d.sync += [half.eq(Mux(last_visit, 0, half + 1)), last_visit.eq(half == Cat(Const(0, 1), job.head_words - 1))]
             with m.If(last_visit):
                 m.d.sync += rest.eq(Mux(job.head_words >= VISIT_GAP, 0, VISIT_GAP - job.head_words))
         with m.If(used):
-            m.d.sync += [number.eq(Mux(last_pass, 0, number + 1)), rest.eq(0)]
+            m.d.sync += [number.eq(Mux(last_pass, 0, number + 1)), rest.eq(0),
+                         last_pass.eq(Mux(last_pass, one_pass, number + 2 == job.n_passes))]
         with m.If(end):
             m.d.sync += [base.eq(base + pair_words), records_left.eq(Mux(single, 0, records_left - 2)), rest.eq(job.rest)]
         with m.If(self.start):
-            m.d.sync += records_left.eq(job.share.n_past + job.share.n_chunk)
+            m.d.sync += [records_left.eq(job.share.n_past + job.share.n_chunk), last_pass.eq(one_pass)]
 
         place = Signal(sizes.head_words_log2 + 1 + len(number))
         m.d.comb += place.eq(Mux(self.drain_en, Cat(self.drain_half, self.drain_number),

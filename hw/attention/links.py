@@ -11,10 +11,12 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 __all__ = ["QuerySlots", "AttentionSizes", "Share", "SliceJob", "QueryWrite", "TableWrite", "Viewers", "RecordScale",
-           "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "SHIFT_BITS", "STEP",
-           "VISIT_GAP", "REACH", "delay", "shift_amount"]
+           "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "GUARD_BITS", "SHIFT_BITS", "STEP",
+           "VISIT_GAP", "REACH", "WEIGHT_BITS", "delay", "shift_amount"]
 
 EXPONENT = signed(16)   # of a weight or a running sum: |e| <= 2**14 + 129
+GUARD_BITS = 4          # of a sum, below the last bit of the largest weight
+WEIGHT_BITS = 16 + GUARD_BITS
 SHIFT_BITS = 6          # of a shift; 48 and more give 0
 STEP = 3                # longest shift of one stage of Values
 VISIT_GAP = 6           # cycles a record takes at least
@@ -91,7 +93,7 @@ class AttentionSizes:
         self.beat_words = port_bytes // vector_lanes
         positions_log2 = ceil_log2(-(-max_positions // n_ports))
         self.score_bits = 14 + ceil_log2(port_bytes * max_head_words) + 2
-        self.sum_bits, self.acc_bits = 16 + positions_log2, 24 + positions_log2
+        self.sum_bits, self.acc_bits = WEIGHT_BITS + positions_log2, WEIGHT_BITS + 8 + positions_log2
 
     @property
     def beat(self):
@@ -168,7 +170,7 @@ class ScorePass(data.StructLayout):
 
 class LaneWeight(data.Struct):
     """What the values of a record are added with in one lane: o = (fresh ? 0 : o >> shift) + weight * V."""
-    weight: unsigned(16)
+    weight: unsigned(WEIGHT_BITS)
     shift: unsigned(SHIFT_BITS)
     fresh: unsigned(1)
 

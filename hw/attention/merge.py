@@ -1,6 +1,6 @@
 """Joins the slices' sums of every query and sends them out.
 
-    acc[d] = (sum_p o_p[d] >> (Em - Eo_p)) >> 8        scale = recip(float(sum_p l_p >> (Lm - El_p))) * 2**(Em - Lm + 8)
+    acc[d] = (sum_p o_p[d] >> (Em - Eo_p)) >> 12        scale = recip(float(sum_p l_p >> (Lm - El_p))) * 2**(Em - Lm + 12)
 
 ::
 
@@ -13,7 +13,7 @@
 
 The plans of the next queries are made while a query drains, so a query takes the longer of P cycles and 2 head_words a
 sweep; a sweep shifts by up to 6 places, and sums that must be shifted by more take further sweeps before the one that
-is added. acc needs no saturation: 24 + 16 bits of the sum less 8 is 32.
+is added. acc needs no saturation: 28 + 16 bits of the sum less 12 is 32.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
@@ -27,12 +27,23 @@ from ..formats import F32_INF
 from ..links import AttendWord
 from ..stream import Queue
 from ..tables import FuncOp
-from .links import EXPONENT, SHIFT_BITS, STEP, VISIT_GAP, AttentionSizes, DrainShift, QueryState, delay, shift_amount
+from .links import (
+    EXPONENT,
+    GUARD_BITS,
+    SHIFT_BITS,
+    STEP,
+    VISIT_GAP,
+    AttentionSizes,
+    DrainShift,
+    QueryState,
+    delay,
+    shift_amount,
+)
 from .values import Values
 
 __all__ = ["Merge"]
 
-_DROPPED_BITS = 8
+_DROPPED_BITS = 8 + GUARD_BITS
 _PLANS = 16             # queries between the first look at their state and the end of their drain
 _HALVES = 32            # more than the cycles from a drain to the queue
 

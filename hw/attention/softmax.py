@@ -4,17 +4,19 @@
 
     i (a pass) --> lane after lane
 
-    stage 1                     KS                            VS                   STATE                 + 3
+    stage 1                     KS                            VS                   STATE                 + 3 (weight + 4)
     score --> float --> x factor --> x ks --> to fixed --> exp2 --> (mant, e) ------> running El --> shift --> l += mant
                                                                `--> x vs --> (w, ew) --> running Eo --> shift --> weight
 
     z = (float(s) * factor) * ks,  2**z ~ mant * 2**(e - 15),  w = (mant * significand(vs)) >> 23, normalised
 
+Sums have four guard bits: a term is shifted down in units of 2**-19 of the largest power of two, and rounded half up.
+
 Nothing stalls: a pass takes A cycles. A query is visited every three cycles at most, so that a visit finds what the
 one before left: the passes of a record, or the rest after it, see to that.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -24,7 +26,20 @@ from ..arith.exp2_fix import Exp2Fix
 from ..arith.fmul import FMul
 from ..formats import F32_BIAS
 from .fixed import ToFixed
-from .links import EXPONENT, AttentionSizes, LaneWeight, QueryState, RecordScale, ScorePass, TableWrite, WeightPass, delay
+from .links import (
+    EXPONENT,
+    GUARD_BITS,
+    SHIFT_BITS,
+    WEIGHT_BITS,
+    AttentionSizes,
+    LaneWeight,
+    QueryState,
+    RecordScale,
+    ScorePass,
+    TableWrite,
+    WeightPass,
+    delay,
+)
 from .running import RunningExponent
 
 __all__ = ["Softmax"]
@@ -33,6 +48,11 @@ _KS = 1 + FromInt.LATENCY + FMul.LATENCY                    # stage that needs t
 _VS = _KS + FMul.LATENCY + ToFixed.LATENCY + Exp2Fix.LATENCY   # .. of the value
 _STATE = _VS + 3                                            # stage that reads the running exponents
 _SHIFT = _STATE + RunningExponent.LATENCY
+
+
+def _halves(mantissa):
+    """A term in half units of the sums: what is shifted out of it is rounded half up."""
+    return Cat(Const(0, GUARD_BITS + 1), mantissa)
 
 
 class Softmax(wiring.Component):
@@ -48,7 +68,7 @@ class Softmax(wiring.Component):
     read_lane, read_number : In, and state : Out in the same cycle: for the merge, while nothing is under way
     """
 
-    LATENCY = _SHIFT + 1
+    LATENCY = _SHIFT + 2
 
     def __init__(self, *, sizes):
         if not isinstance(sizes, AttentionSizes):
@@ -130,27 +150,28 @@ class Softmax(wiring.Component):
         write, read = l.write_port(), l.read_port(domain="comb")
         s4_place, s4_counts = delay(m, s3_place, 1), delay(m, s3_counts, 1, reset_less=False)
         s5_l, s5_mantissa = Signal(sizes.sum_bits, reset_less=True), delay(m, s3_mantissa, RunningExponent.LATENCY)
-        s6_l, s6_mantissa = Signal(sizes.sum_bits, reset_less=True), Signal(16, reset_less=True)
+        s6_l, s6_halves = Signal(sizes.sum_bits, reset_less=True), Signal(WEIGHT_BITS + 1, reset_less=True)
         m.d.comb += read.addr.eq(Mux(s4_counts, s4_place, read_place))
         m.d.sync += [
             s5_l.eq(read.data),
             s6_l.eq(Mux(l_exponent.fresh, 0, s5_l >> Mux(l_exponent.grow, l_exponent.amount, 0))),
-            s6_mantissa.eq(s5_mantissa >> Mux(l_exponent.grow, 0, l_exponent.amount)),
+            s6_halves.eq(_halves(s5_mantissa) >> Mux(l_exponent.grow, 0, l_exponent.amount)),
         ]
         m.d.comb += [
             write.en.eq(delay(m, s4_counts, 2, reset_less=False)), write.addr.eq(delay(m, s4_place, 2)),
-            write.data.eq(s6_l + s6_mantissa),
+            write.data.eq((Cat(Const(1, 1), s6_l) + s6_halves)[1:]),
         ]
 
         # The weight; those of the other lanes of the pass came in the cycles before.
         s5_weight = delay(m, s3_weight, RunningExponent.LATENCY)
         s5_counts = delay(m, s3_counts & s3_nonzero, RunningExponent.LATENCY)
         fresh = o_exponent.fresh | (o_exponent.grow & o_exponent.amount[4:].all())      # a shift of 48 or more
+        s6_weight, s6_shift = Signal(WEIGHT_BITS + 1, reset_less=True), Signal(SHIFT_BITS, reset_less=True)
         weight = Signal(LaneWeight, reset_less=True)
         m.d.sync += [
-            weight.weight.eq(Mux(s5_counts, s5_weight >> Mux(o_exponent.grow, 0, o_exponent.amount), 0)),
-            weight.shift.eq(Mux(s5_counts & o_exponent.grow & ~fresh, o_exponent.amount, 0)),
-            weight.fresh.eq(s5_counts & fresh),
+            s6_weight.eq(Mux(s5_counts, _halves(s5_weight) >> Mux(o_exponent.grow, 0, o_exponent.amount), 0)),
+            s6_shift.eq(Mux(s5_counts & o_exponent.grow & ~fresh, o_exponent.amount, 0)),
+            weight.weight.eq((s6_weight + 1)[1:]), weight.shift.eq(s6_shift), weight.fresh.eq(delay(m, s5_counts & fresh, 1)),
         ]
         for number in reversed(range(lanes)):
             m.d.comb += self.o.lanes[number].eq(weight)

@@ -29,7 +29,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .links import SHIFT_BITS, STEP, VISIT_GAP, AttentionSizes, DrainShift, SliceJob, WeightPass, delay
+from .links import SHIFT_BITS, STEP, VISIT_GAP, WEIGHT_BITS, AttentionSizes, DrainShift, SliceJob, WeightPass, delay
 
 __all__ = ["Values"]
 
@@ -206,12 +206,12 @@ class Values(wiring.Component):
             ]
             v2_shift, v2_fresh = delay(m, v1_first_shift, 1), delay(m, v1_first_fresh, 1)
             v4_shift, v4_fresh = delay(m, v1_second_shift, 3), delay(m, v1_second_fresh, 3)
-            v2_weight, v3_second = delay(m, first.lanes[lane].weight, 2), Signal(16, reset_less=True)
+            v2_weight, v3_second = delay(m, first.lanes[lane].weight, 2), Signal(WEIGHT_BITS, reset_less=True)
             m.d.sync += v3_second.eq(Mux(v2_no_second, 0, delay(m, second.lanes[lane].weight, 2)))
             v4_weight = delay(m, v3_second, 1)
             v2_sum = delay(m, load.data.as_value(), 1)
             for element in range(sizes.half):
-                v3_product, v5_product = (Signal(signed(24), reset_less=True) for _ in range(2))
+                v3_product, v5_product = (Signal(signed(WEIGHT_BITS + 8), reset_less=True) for _ in range(2))
                 v3, v4, v5, v6 = (Signal(signed(sizes.acc_bits), reset_less=True) for _ in range(4))
                 v4_sum, v6_sum = (Signal(signed(sizes.acc_bits), attrs={"use_dsp": "yes"}) for _ in range(2))
                 m.d.comb += [v4_sum.eq(v3 + v3_product), v6_sum.eq(v5 + v5_product), store.data[element].eq(v6)]

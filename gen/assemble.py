@@ -87,7 +87,7 @@ def assemble(model, accel, context=None, progress=None, folder=None, *, sequence
 
     header = {
         "isa_version": ISA_VERSION, "config": accel.name, "config_digest": accel.digest, "name": model.name,
-        "model": model.config.to_json(), "vocab": model.config.vocab_size, "context": context,
+        "model": model.config.to_json(), "vocab": model.config.vocab_size, "logit_cap": model.config.logit_cap, "context": context,
         "tokenizer": plain(model.config.vocab_size).header(), "head": asdict(model.plan),
         "payload_bytes": size, "cache_bytes": layout.cache()[1], "cache": layout.cache_header(),
         "segments": segments.listed, "programs": listed}

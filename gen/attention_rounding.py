@@ -80,7 +80,9 @@ class RoundedModel(GoldenModel):
         q, k, v = (self.rounding(x, what, self.mean_keys[i]).transpose(0, 1) for x, what in ((q, "q"), (k, "k"), (v, "v")))
         k, v = (x.repeat_interleave(c.group, 0) for x in (k, v))
         hidden = torch.ones(n, n).triu(1).bool()
-        share = (q @ k.transpose(-1, -2) / c.head_dim**0.5).masked_fill(hidden, float("-inf")).softmax(-1)
+        score = q @ k.transpose(-1, -2) / c.head_dim**0.5
+        score = c.attn_cap * (score / c.attn_cap).tanh() if c.attn_cap else score
+        share = score.masked_fill(hidden, float("-inf")).softmax(-1)
         return (share @ v).transpose(0, 1).reshape(n, -1)
 
     def calibrate(self, texts):

@@ -192,6 +192,9 @@ def _model_config(raw, sub_norms):
             raise CheckpointError(f"config.json: {name} must be a finite number, not {shown(value)}")
         return float(value)
 
+    if raw.get("query_pre_attn_scalar") not in (None, raw.get("head_dim")):
+        raise CheckpointError(f"config.json: query_pre_attn_scalar must be head_dim, {shown(raw.get('head_dim'))}, not "
+                              f"{shown(raw['query_pre_attn_scalar'])}")
     for name in ("hidden_size", "num_attention_heads"):
         if not isinstance(need(name), int):
             raise CheckpointError(f"config.json: {name} must be an integer, not {shown(raw[name])}")
@@ -203,6 +206,8 @@ def _model_config(raw, sub_norms):
             head_dim=raw.get("head_dim") or raw["hidden_size"] // n_heads, vocab_size=need("vocab_size"),
             max_positions=need("max_position_embeddings"),
             windows=_windows(raw, kind, raw["num_hidden_layers"]),
+            attn_cap=number("attn_logit_softcapping", raw.get("attn_logit_softcapping") or 0.0),
+            logit_cap=number("final_logit_softcapping", raw.get("final_logit_softcapping") or 0.0),
             norm_eps=number("rms_norm_eps", need("rms_norm_eps")),
             rope_theta=number("rope_theta", rope.get("rope_theta") or need("rope_theta")), act=need("hidden_act"),
             sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)))

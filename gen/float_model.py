@@ -10,6 +10,10 @@ from .place import rope_table
 __all__ = ["FloatModel"]
 
 
+def _capped(x, cap):
+    return cap * (x / cap).tanh() if cap else x
+
+
 class FloatModel:
     """The forward pass of a :class:`celosia.gen.model.Checkpoint` of float tensors, on several texts at once."""
 
@@ -24,7 +28,7 @@ class FloatModel:
         return self.logits_of(self.hidden(tokens))
 
     def logits_of(self, hidden):
-        return self._norm(hidden, self._checkpoint.final_norm) @ self._head.T
+        return _capped(self._norm(hidden, self._checkpoint.final_norm) @ self._head.T, self.config.logit_cap)
 
     def hidden(self, tokens):
         """(texts, tokens) ids to (texts, tokens, hidden): the output of the last layer."""
@@ -69,5 +73,5 @@ class FloatModel:
         k, v = (part.repeat_interleave(self.config.group, 1) for part in (k, v))
         back = torch.arange(n)[:, None] - torch.arange(n)
         seen = (back >= 0) & ((back < (window or n)) | (torch.arange(n) < self.config.sinks))
-        score = (q @ k.transpose(-1, -2) / self.config.head_dim ** 0.5).masked_fill(~seen, float("-inf")).softmax(-1)
-        return (score @ v).transpose(1, 2).flatten(2)
+        score = _capped(q @ k.transpose(-1, -2) / self.config.head_dim ** 0.5, self.config.attn_cap)
+        return (score.masked_fill(~seen, float("-inf")).softmax(-1) @ v).transpose(1, 2).flatten(2)

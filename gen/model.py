@@ -6,6 +6,7 @@ Names of matrices: q, k, v, o, gate, up, down. Matrices are (outputs, inputs), a
 attn_sub_norm, ffn_norm, ffn_sub_norm; the two sub-norms are None in a model that has none.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -15,10 +16,11 @@ import torch
 
 from .rows import Rows
 
-__all__ = ["ACTS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "Checkpoint", "HeadPlan", "ModelConfig",
+__all__ = ["ACTS", "CAPS", "EXACT", "HEADS", "HEAD_PLANES", "MATRICES", "MAX_PLANES", "Checkpoint", "HeadPlan", "ModelConfig",
            "PackedTensor", "QHead", "QLayer", "QMatrix", "QModel", "Trits"]
 
 ACTS = ("relu2", "silu")
+CAPS = (2.0**-10, 2.0**12)      # least and largest attn_cap: what the instructions have room for, with some precision
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 HEADS = ("exact", "ternary", "shortlist")
 _MOST = 2**31 - 1       # of any size: what the instructions and files that are read have room for
@@ -49,6 +51,8 @@ class ModelConfig:
     tied: bool = True        # the head is the embedding
     windows: tuple = ()      # of each layer: positions that a token sees, itself included; 0: all; () for all layers
     sinks: int = 0           # first positions of a sequence that every token sees, beside a window
+    attn_cap: float = 0.0    # soft-cap of the scores: attn_cap * tanh(score / attn_cap); 0: none
+    logit_cap: float = 0.0   # soft-cap of the logits, which the host applies; 0: none
 
     def __post_init__(self):
         for each in fields(self):
@@ -66,11 +70,26 @@ class ModelConfig:
             raise ValueError(f"Model act must be one of {', '.join(ACTS)}, not {shown(self.act)}")
         if not self.norm_eps > 0 or not self.rope_theta > 0:
             raise ValueError(f"Model norm_eps and rope_theta must be positive, not {self.norm_eps} and {self.rope_theta}")
+        for name, least, most in (("attn_cap", *CAPS), ("logit_cap", 0.0, math.inf)):
+            value = getattr(self, name)
+            if value and not (least <= value <= most and 0 < value < math.inf):
+                within = "be positive" if least == 0.0 else f"be {least:g} to {most:g}"
+                raise ValueError(f"Model {name} must {within}, or 0 for none, not {shown(value)}")
         if not isinstance(self.windows, list | tuple) or not all(_is_count(window) for window in self.windows) \
                 or self.windows and len(self.windows) != self.n_layers:
             raise ValueError(f"Model windows must be a number of positions for each of {self.n_layers} layers, or none, "
                              f"not {self.windows!r}")
         object.__setattr__(self, "windows", tuple(window if window < self.max_positions else 0 for window in self.windows))
+
+    @property
+    def cap(self):
+        """The soft-cap as ``isa.Attend`` has it: of scores in base 2, in units of 2**-16."""
+        return round(self.attn_cap * math.log2(math.e) * 65536)
+
+    @property
+    def query_factor(self):
+        """What a query's scale is multiplied with: scores in base 2, or with a cap the argument of tanh."""
+        return (1 / self.attn_cap if self.attn_cap else math.log2(math.e)) / math.sqrt(self.head_dim)
 
     @property
     def group(self):

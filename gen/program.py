@@ -11,7 +11,6 @@ holds. ``docs/program.md`` tells the order and why it cannot lock up.
 """
 
 import itertools
-import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 
@@ -340,7 +339,7 @@ class _Schedule:
 
     def queries(self, layer, head):
         layout = self.layout
-        factor = math.log2(math.e) / math.sqrt(self.model.head_dim) * (INT4_STEP if layout.int4 & 1 else 1)
+        factor = self.model.query_factor * (INT4_STEP if layout.int4 & 1 else 1)
         for query in range(self.model.group):
             at, label = (f"qkv{head % 2}", query * layout.head_words), f"layer{layer}.q{head}.{query}"
             self.rotate(label, at)
@@ -362,7 +361,7 @@ class _Schedule:
         window = self.model.window(layer)
         step = Step(Opcode.ATTEND, dict(
             where, group=self.model.group, head_words=layout.head_beats, bank=head % 2, int4=layout.int4, bidirectional=0,
-            window=window, sinks=self.model.sinks if window else 0), f"layer{layer}.attend{head}")
+            window=window, sinks=self.model.sinks if window else 0, cap=self.model.cap), f"layer{layer}.attend{head}")
         self.steps.append(step)
         return step
 

@@ -252,7 +252,7 @@ class Accelerator:
             if self.scores:
                 self._pool.prepare([(sequence.slot, first, first + len(part))])
                 self._set_up("decode", part, [(sequence.slot, first + t) for t in range(len(part))])
-                logits = self._device.score()
+                logits = self._capped(self._device.score())
                 sequence.tokens += part
             else:
                 self.stats.prefill_cycles += self.run("decode", [(sequence, token) for token in part])
@@ -369,7 +369,12 @@ class Accelerator:
         count = self._read("TOPK_COUNT")
         words = np.array([[self._device.read32(base + 8 * i), self._device.read32(base + 8 * i + 4)] for i in range(count)],
                          np.uint32).reshape(count, 2)
-        return Candidates(words[:, 0].astype(np.int64), words[:, 1].copy().view(np.float32))
+        return Candidates(words[:, 0].astype(np.int64), self._capped(words[:, 1].copy().view(np.float32)))
+
+    def _capped(self, logits):
+        """Logits as the model means them: the fabric leaves the soft-cap, which keeps their order, to the host."""
+        cap = self._image.header.get("logit_cap") if self._image else None
+        return np.float32(cap) * np.tanh(logits / np.float32(cap)) if cap else logits
 
     def accepted(self):
         """Register ACCEPTED of the last run: bit t where the token of lane t is the best candidate of the lane before it, of the

@@ -38,7 +38,7 @@ from amaranth.lib import data, enum
 __all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add", "Reduce",
            "Sink", "Header", "End", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
 
-ISA_VERSION = 4
+ISA_VERSION = 5
 DESCRIPTOR_BYTES = 64
 
 
@@ -233,6 +233,9 @@ class Attend(data.Struct):
 
     A token at position i sees positions j <= i of its sequence, with ``bidirectional`` all of its own segment too; with ``window``
     only those with j > i - window or j < sinks. What no token of a segment sees is not read, but for ends of P positions.
+
+    The logarithm of a weight, in base 2, is the product of query and key times the query's factor and the key's scale. With ``cap``
+    this number is u, and the logarithm is cap * tanh(u): the compiler divides the query's factor by cap.
     """
     addr: unsigned(40)  # bytes into the cache window
     port_stride: unsigned(32)  # bytes from port to port
@@ -243,7 +246,8 @@ class Attend(data.Struct):
     bidirectional: unsigned(1)  # tokens of a segment see one another
     window: unsigned(16)  # positions that a token sees, itself included; 0: all
     sinks: unsigned(16)  # first positions of a sequence that every token sees, with a window
-    reserved: unsigned(416 - 120)
+    cap: unsigned(30)  # soft-cap, in units of 2**-16; 0: none
+    reserved: unsigned(416 - 150)
 
 
 BODIES = {Opcode.END: End, Opcode.LOAD: Load, Opcode.MATMUL: Matmul, Opcode.VECTOR: Vector, Opcode.ATTEND: Attend}

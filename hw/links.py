@@ -5,10 +5,11 @@ from amaranth.lib import data, enum
 
 from .isa import Sink
 
-__all__ = ["PLANS_AHEAD", "Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand", "PageAsk",
-           "PageAnswer", "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "row_beats",
+__all__ = ["CAP_BITS", "PLANS_AHEAD", "Lane", "Launch", "ReadJob", "Dest", "MatmulCommand", "AttendCommand", "RecordCommand",
+           "PageAsk", "PageAnswer", "DrainWord", "AttendWord", "ParamWrite", "QuantWord", "TopkWord", "record_beats", "row_beats",
            "scale_beats", "visited_rows"]
 
+CAP_BITS = 30       # of a soft-cap, in units of 2**-16
 PLANS_AHEAD = 16    # reads that descriptors may ask for while an ATTEND's past has no place yet
 
 
@@ -86,6 +87,7 @@ class AttendCommand(data.Struct):
     bidirectional: unsigned(1)
     window: unsigned(16)
     sinks: unsigned(16)
+    cap: unsigned(CAP_BITS)
 
 
 class RecordCommand(data.Struct):

@@ -370,7 +370,8 @@ class Bench:
             elif unit == "attend":
                 bits = raw(Opcode.ATTEND, waits, addr=b * numbers.randrange(16), port_stride=PORT_STRIDE,
                            head_words=numbers.randint(1, 2), bank=numbers.randrange(2), int4=numbers.randrange(4),
-                           bidirectional=numbers.randrange(2), sinks=numbers.choice([0, 1, 4, numbers.randrange(20)]),
+                           bidirectional=numbers.randrange(2), cap=numbers.randrange(1 << 30),
+                           sinks=numbers.choice([0, 1, 4, numbers.randrange(20)]),
                            window=numbers.choice([0, 0, 1, 2, size["page_positions"], numbers.randrange(30)]),
                            group=numbers.randint(1, size["max_queries"] // size["token_lanes"]))
             else:

@@ -36,7 +36,7 @@ class Segment:
 
 
 class Head:
-    """One KV head of a scenario: random inputs of a kind, and what must come out. ``sight``: window, sinks, bidirectional."""
+    """One KV head of a scenario: random inputs of a kind, and what must come out. ``sight``: window, sinks, bidirectional, cap."""
 
     def __init__(self, numbers, kind, segments, *, group, head_dim, bank, int4=0, **sight):
         self.segments, self.group, self.head_dim, self.bank = segments, group, head_dim, bank
@@ -250,7 +250,7 @@ class Bench:
     watched = 0
 
 
-NO_LIMIT = {"window": 0, "sinks": 0, "bidirectional": 0}
+NO_LIMIT = {"window": 0, "sinks": 0, "bidirectional": 0, "cap": 0}
 
 
 def random_segments(numbers, sizes):
@@ -272,7 +272,8 @@ def random_sight(numbers, sizes, segments):
     window = numbers.choice((0, 0, 1, 2, n, n + 1, sizes["page_positions"], first, first + 1, first + n + 3,
                              numbers.randint(1, first + n)))
     sinks = numbers.choice((0, 1, 4, sizes["n_ports"] + 1, numbers.randint(0, first + n)))
-    return {"window": window, "sinks": sinks, "bidirectional": int(numbers.random() < 0.3)}
+    cap = numbers.choice((0, 0, 1, numbers.randrange(1 << 20), 72 << 16, numbers.randrange(1 << 30)))
+    return {"window": window, "sinks": sinks, "bidirectional": int(numbers.random() < 0.3), "cap": cap}
 
 
 def random_heads(numbers, sizes, kind):

@@ -8,6 +8,8 @@ position (int8 vectors k, v, binary32 scales ks, vs):
     s = sum_d q[d] k[d]                                 exact
     z = to_fixed((f32(s) * qf) * ks)                    binary32 products; then 16 fraction bits, half to even,
                                                         saturated to +-2**30
+    or with a cap > 0:
+    z = soft_cap(to_fixed((f32(s) * qf) * ks), cap)     the same with 22 fraction bits; then cap * tanh of it, 16 fraction bits
     (mant, e) = exp2_fix(z)                             weight = mant * 2**(e - 15), mant in [2**15, 2**16)
     w = (mant * mv) >> 23                               mv: 24-bit significand of vs; ev: its exponent
     ew = e + ev, or where w >= 2**16: w >>= 1, ew = e + ev + 1
@@ -24,7 +26,7 @@ bit of a term, with G = 4 guard bits:
 and then over the slices, with Em and Lm the largest exponents (Em = 0 where no slice has one):
 
     O[d] = sum_p o_p[d] >> (Em - Eo_p)      L = sum_p l_p >> (Lm - El_p)
-    acc[d] = saturate_int32(O[d] >> 8 + G)      scale = recip(f32(L)) * 2**(Em - Lm + 8 + G)      value = f32(acc) * scale
+    acc[d] = saturate_int32(O[d] >> 8 + G)      scale = recip(f32(L >> 1)) * 2**(Em - Lm + 7 + G)      value = f32(acc) * scale
 
 A term that is shifted is rounded half up, a sum down; a shift of 48 or more gives 0. Scales are not negative (the sign is
 ignored); subnormals are zero.
@@ -52,12 +54,12 @@ def _shift_down(x, amount):
     return torch.where(amount >= LONGEST_SHIFT, torch.zeros_like(x), x >> amount.clamp(0, LONGEST_SHIFT - 1))
 
 
-def _weights(q, qf, k, ks):
+def _weights(q, qf, k, ks, cap):
     """Mantissas and exponents of 2**z, both int64 (T, G, J)."""
     s = (q.to(torch.float64) @ k.to(torch.float64).T).to(torch.int64)   # exact: |s| < 2**53
     z = f32.mul(f32.mul(f32.from_int(s), qf[..., None]), ks)
-    fixed = f32.to_int(f32.mul(z, torch.tensor(65536.0)), -FIXED_LIMIT, FIXED_LIMIT)
-    return func.exp2_fix(fixed)
+    fixed = f32.to_int(f32.mul(z, torch.tensor(2.0 ** (22 if cap else 16))), -FIXED_LIMIT, FIXED_LIMIT)
+    return func.exp2_fix(func.soft_cap(fixed, cap) if cap else fixed)
 
 
 def _times_scale(mant, e, vs):
@@ -118,7 +120,7 @@ def visible(first_position, n_tokens, *, window=0, sinks=0, bidirectional=False)
     return seen & ((j < sinks) | (j > own - window)) if window else seen
 
 
-def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False):
+def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False, cap=0):
     """Attention of the query heads of one KV head, for one segment.
 
     Parameters
@@ -128,6 +130,7 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, 
     first_position : int, position of token 0
     n_slices : int, slices (ports) the positions are shared out over
     window, sinks, bidirectional : what a token sees, as above
+    cap : int, soft-cap of the logarithms of the weights in units of 2**-16, as above; 0: none
 
     Returns (acc, scale): int32 (T, G, D) and float32 (T, G); the output is acc * scale[..., None] in binary32.
     """
@@ -137,7 +140,7 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, 
     assert k.shape == v.shape == (n_positions, head_dim), \
         f"k and v must be {(n_positions, head_dim)}, not {tuple(k.shape)} and {tuple(v.shape)}"
     assert ks.shape == vs.shape == (n_positions,) and qf.shape == (n_tokens, group)
-    mant, e = _weights(q, qf, k, ks)
+    mant, e = _weights(q, qf, k, ks, cap)
     w, ew, not_zero = _times_scale(mant, e, vs)
     seen = visible(first_position, n_tokens, window=window, sinks=sinks, bidirectional=bidirectional)
     seen = seen[:, None].expand_as(mant)
@@ -153,7 +156,7 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, 
     total_o, top_o = _merge(o, exponent_o)
     total_l, top_l = _merge(l, exponent_l)
     acc = (total_o >> 8 + GUARD_BITS).clamp(-1 << 31, (1 << 31) - 1).to(torch.int32)
-    return acc, _times_power(func.recip(f32.from_int(total_l[..., 0])), top_o - top_l + 8 + GUARD_BITS)
+    return acc, _times_power(func.recip(f32.from_int(total_l[..., 0] >> 1)), top_o - top_l + 7 + GUARD_BITS)
 
 
 def _times_power(x, exponent):

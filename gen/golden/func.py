@@ -1,4 +1,4 @@
-"""exp2, reciprocal, reciprocal square root and sigmoid, by table and parabola, in integers.
+"""exp2, reciprocal, reciprocal square root, sigmoid and the soft-cap, by table and parabola, in integers.
 
 The coefficients are the words of ``celosia.hw.tables``; everything else is written here in torch
 int64, so that the gates have a witness. With offset an integer in -2**16..2**16 (v = offset / 2**17):
@@ -27,9 +27,19 @@ import torch
 
 from celosia.gen.golden import f32
 from celosia.hw.formats import F32_INF, F32_NAN, F32_ONE
-from celosia.hw.tables import EXP2_BASE, EXP2_FIX_FRAC_BITS, RECIP_BASE, RSQRT_BASE, SIGMOID_BASE, func_table
+from celosia.hw.tables import (
+    EXP2_BASE,
+    EXP2_FIX_FRAC_BITS,
+    RECIP_BASE,
+    RSQRT_BASE,
+    SIGMOID_BASE,
+    TANH_ARGUMENT_BITS,
+    TANH_FRAC_BITS,
+    func_table,
+    tanh_table,
+)
 
-__all__ = ["exp2", "recip", "rsqrt", "sigmoid", "exp2_fix"]
+__all__ = ["exp2", "recip", "rsqrt", "sigmoid", "exp2_fix", "soft_cap"]
 
 
 @functools.cache
@@ -44,9 +54,14 @@ def _fields(x):
     return bits >> 31, bits >> 23 & 0xFF, bits & 0x7F_FFFF
 
 
-def _parabola(word, offset):
-    """Value in units of 2**-28."""
-    c0, c1, c2 = _table()[word].unbind(-1)
+@functools.cache
+def _tanh_table():
+    return torch.tensor(tanh_table(), dtype=torch.int64)
+
+
+def _parabola(word, offset, table=None):
+    """Value in units of the table's coefficients; by default those of the function unit."""
+    c0, c1, c2 = (_table() if table is None else table)[word].unbind(-1)
     slope = c1 + (c2 * offset >> 17)
     return c0 + (slope * offset >> 17)
 
@@ -139,3 +154,22 @@ def exp2_fix(z):
     c0, c1, _ = _table()[EXP2_BASE + (fraction >> 9)].unbind(-1)
     value = (c0 >> 8) + ((c1 >> 8) * ((fraction & 0x1FF) - 256) >> 9)
     return value + (1 << 4) >> 5, z >> EXP2_FIX_FRAC_BITS
+
+
+def soft_cap(u, cap):
+    """cap * tanh(u): u integers in units of 2**-22, cap and result in units of 2**-16, cap in 0..2**30-1; int64.
+
+    |u| is cut to just below 8, and of a negative u it is the ones' complement. The result is rounded half away from zero, within
+    half a unit and cap * 2**-20 of cap * tanh(u).
+    """
+    u = torch.as_tensor(u)
+    assert not u.dtype.is_floating_point, f"soft_cap takes integers, not {u.dtype}"
+    magnitude = torch.where(u < 0, ~u, u).to(torch.int64).clamp(max=(8 << TANH_ARGUMENT_BITS) - 1)
+    value = torch.zeros_like(magnitude)
+    for start, drop, base, segments in ((0, 0, 0, 64), (2, 1, 64, 32), (4, 3, 96, 16)):     # a segment is 2**17 << drop wide
+        place = magnitude - (start << TANH_ARGUMENT_BITS) >> drop
+        inside = place.clamp(0, (segments << 17) - 1)
+        part = _parabola(base + (inside >> 17), (inside & 0x1_FFFF) - (1 << 16), _tanh_table())
+        value = torch.where(place >= 0, part, value)
+    capped = (value * cap >> TANH_FRAC_BITS - 1) + 1 >> 1
+    return torch.where(u < 0, -capped, capped)

@@ -325,7 +325,7 @@ class Machine:
             acc, scale = attend(
                 self._query[f["bank"], own, :f["group"], :head_size], self._query_scale[f["bank"], own, :f["group"]],
                 *(torch.cat((old, new[own])) for old, new in zip(past, rows)), first, c.n_ports,
-                window=f["window"], sinks=f["sinks"], bidirectional=bool(f["bidirectional"]))
+                window=f["window"], sinks=f["sinks"], bidirectional=bool(f["bidirectional"]), cap=f["cap"])
             self._vector.push_attend(acc.reshape(-1, c.vector_lanes),
                                      scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
 

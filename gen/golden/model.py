@@ -52,7 +52,10 @@ class GoldenModel:
         self._model, self._n_slices = model, n_slices
         self._head_pad = -(-c.head_dim // head_quantum) * head_quantum
         self._cos, self._sin = rope[:, 0::2], rope[:, 1::2]
-        self._factor = ops.number(math.log2(math.e) / math.sqrt(c.head_dim) * (127 / self._key_top))
+        # With a cap, attend takes the argument of its tanh.
+        scores = 1 / c.attn_cap if c.attn_cap else math.log2(math.e)
+        self._factor = ops.number(scores / math.sqrt(c.head_dim) * (127 / self._key_top))
+        self._cap = round(c.attn_cap * math.log2(math.e) * 65536)
         self._layers, self._embedding = list(model.layers), model.embedding[:]
         self._weights = [{name: _exact(getattr(layer, name)) for name in _MATRICES} for layer in self._layers]
         self._head = ops.exact_weights(model.head.weights, 121)
@@ -145,7 +148,7 @@ class GoldenModel:
                 q[:, group], f32.mul(q_scale[:, group, 0], self._factor),
                 self.keys[i, head, :now.stop], self.key_scales[i, head, :now.stop],
                 self.values[i, head, :now.stop], self.value_scales[i, head, :now.stop], now.start, self._n_slices,
-                window=c.window(i), sinks=c.sinks)
+                window=c.window(i), sinks=c.sinks, cap=self._cap)
             outputs.append(f32.mul(f32.from_int(acc), out_scale[..., None]))
         found = torch.cat(outputs, 1).reshape(n, -1)
         return found if self._value_top == 127 else f32.mul(found, ops.number(127 / self._value_top))

@@ -1,10 +1,10 @@
-"""Binary32 to fixed point: o = i * 2**16, round half to even, saturated to +-2**30, NaN to 0.
+"""Binary32 to fixed point: o = i * 2**16, or i * 2**22, round half to even, saturated to +-2**30, NaN to 0.
 
 ::
 
     i --> distance, kinds --> significand >> distance, guard, sticky --> round, negate --> o
 
-One result a cycle, latency 3. Golden: ``f32.to_int`` of i * 65536 with these limits.
+One result a cycle, latency 3. Golden: ``f32.to_int`` of i * 65536 (of i * 2**22) with these limits.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
@@ -12,26 +12,29 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import F32, F32_BIAS
+from ..tables import EXP2_FIX_FRAC_BITS, TANH_ARGUMENT_BITS
 
 __all__ = ["ToFixed"]
 
-_FRAC_BITS = 16
 _LIMIT_LOG2 = 30
-_TOP = F32_BIAS + _LIMIT_LOG2 - _FRAC_BITS - 1      # largest exponent that does not saturate
+# Largest exponents that do not saturate.
+_TOP, _FINE_TOP = (F32_BIAS + _LIMIT_LOG2 - frac_bits - 1 for frac_bits in (EXP2_FIX_FRAC_BITS, TANH_ARGUMENT_BITS))
 
 
 class ToFixed(wiring.Component):
-    """The argument of exp2.
+    """The argument of exp2, or that of tanh.
 
     Members
     -------
     i : In(F32)
-    o : Out(signed(32)), units of 2**-16
+    fine : In(1)
+    o : Out(signed(32)), units of 2**-16, or of 2**-22 with fine
     """
 
     LATENCY = 3
 
     i: In(F32)
+    fine: In(1)
     o: Out(signed(32))
 
     def elaborate(self, platform):
@@ -41,7 +44,7 @@ class ToFixed(wiring.Component):
         s1_distance, s1_significand = Signal(5, reset_less=True), Signal(24, reset_less=True)
         s1_sign, s1_large = Signal(reset_less=True), Signal(reset_less=True)
         distance = Signal(signed(10))
-        m.d.comb += distance.eq(_TOP - self.i.exponent)
+        m.d.comb += distance.eq(Mux(self.fine, _FINE_TOP, _TOP) - self.i.exponent)
         m.d.sync += [
             s1_distance.eq(distance[:5]),
             s1_significand.eq(Mux((distance >= 32) | nan, 0, Cat(self.i.mantissa, 1))),

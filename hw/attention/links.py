@@ -10,6 +10,8 @@ from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
+from ..links import CAP_BITS
+
 __all__ = ["QuerySlots", "AttentionSizes", "Share", "SliceJob", "QueryWrite", "TableWrite", "Viewers", "RecordScale",
            "ScorePass", "LaneWeight", "WeightPass", "QueryState", "DrainShift", "EXPONENT", "GUARD_BITS", "SHIFT_BITS", "STEP",
            "VISIT_GAP", "REACH", "WEIGHT_BITS", "delay", "shift_amount"]
@@ -124,7 +126,7 @@ class SliceJob(data.StructLayout):
     """A slice's part of a command, for one segment."""
     def __init__(self, sizes):
         super().__init__({
-            "share": Share, "head_words": 6, "bank": 1, "int4": 2, "bidirectional": 1,
+            "share": Share, "head_words": 6, "bank": 1, "int4": 2, "bidirectional": 1, "cap": CAP_BITS,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
             "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP

@@ -1,6 +1,6 @@
 """Joins the slices' sums of every query and sends them out.
 
-    acc[d] = (sum_p o_p[d] >> (Em - Eo_p)) >> 12        scale = recip(float(sum_p l_p >> (Lm - El_p))) * 2**(Em - Lm + 12)
+    acc[d] = (sum_p o_p[d] >> (Em - Eo_p)) >> 12        scale = recip(float((sum_p l_p >> (Lm - El_p)) >> 1)) * 2**(Em - Lm + 11)
 
 ::
 
@@ -151,17 +151,17 @@ class Merge(wiring.Component):
             s3_amount.eq(Mux(drop, 0, o_amount)), s3_drop.eq(drop),
             s3_l.eq(Mux(s2.l_seen, s2.l, 0)), s3_l_amount.eq(shift_amount(l_distance)),
             s4_l.eq(s3_l >> s3_l_amount),
-            power.eq(s2_o_top - s2_l_top + _DROPPED_BITS),
+            power.eq(s2_o_top - s2_l_top + _DROPPED_BITS - 1),
         ]
         with m.If(s4_go):
             m.d.sync += total.eq(Mux(s4_first, 0, total) + s4_l)
 
         # The scale, three cycles and the latency after s2.
-        m.submodules.convert = convert = FromInt(width=len(total) + 1)
+        m.submodules.convert = convert = FromInt(width=len(total))
         m.submodules.recip = recip = Func(ops=(FuncOp.RECIP,))
         latency = FromInt.LATENCY + Func.LATENCY
         biased, scale = Signal(signed(19)), Signal(32, reset_less=True)
-        m.d.comb += [convert.en.eq(1), convert.i.eq(total), recip.en.eq(1), recip.op.eq(FuncOp.RECIP),
+        m.d.comb += [convert.en.eq(1), convert.i.eq(total[1:]), recip.en.eq(1), recip.op.eq(FuncOp.RECIP),
                      recip.i.eq(convert.o), biased.eq(recip.o.exponent + delay(m, power, latency + 2))]
         m.d.sync += scale.eq(Mux(biased >= 255, F32_INF, Mux(biased <= 0, 0, Cat(recip.o.mantissa, biased[:8], 0))))
 

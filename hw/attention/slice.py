@@ -102,7 +102,8 @@ class Slice(wiring.Component):
         m.d.comb += [
             viewers.i.p.eq(feeder.o_viewers), viewers.i.valid.eq(feeder.o_scale.valid & scales.i.ready),
             feeder.start.eq(self.start), scores.start.eq(self.start), values.start.eq(self.start),
-            feeder.job.eq(self.job), scores.job.eq(self.job), values.job.eq(self.job), self.idle.eq(values.idle),
+            feeder.job.eq(self.job), scores.job.eq(self.job), values.job.eq(self.job), softmax.cap.eq(self.job.cap),
+            self.idle.eq(values.idle),
             queries.write_en.eq(self.query_en), queries.write.eq(self.query), queries.bank.eq(self.job.bank),
             queries.word.eq(scores.q_word), queries.factor_lane.eq(softmax.factor_lane),
             queries.factor_index.eq(softmax.factor_index), softmax.factor.eq(queries.factor),

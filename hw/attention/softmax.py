@@ -5,10 +5,10 @@
     i (a pass) --> lane after lane
 
     stage 1                     KS                            VS                   STATE                 + 3 (weight + 4)
-    score --> float --> x factor --> x ks --> to fixed --> exp2 --> (mant, e) ------> running El --> shift --> l += mant
-                                                               `--> x vs --> (w, ew) --> running Eo --> shift --> weight
+    score --> float --> x factor --> x ks --> to fixed --> cap --> exp2 --> (mant, e) ------> running El --> shift --> l += mant
+                                                                        `--> x vs --> (w, ew) --> running Eo --> shift --> weight
 
-    z = (float(s) * factor) * ks,  2**z ~ mant * 2**(e - 15),  w = (mant * significand(vs)) >> 23, normalised
+    z = (float(s) * factor) * ks, or cap * tanh of it,  2**z ~ mant * 2**(e - 15),  w = (mant * significand(vs)) >> 23, normalised
 
 Sums have four guard bits: a term is shifted down in units of 2**-19 of the largest power of two, and rounded half up.
 
@@ -25,6 +25,7 @@ from ..arith.convert import FromInt
 from ..arith.exp2_fix import Exp2Fix
 from ..arith.fmul import FMul
 from ..formats import F32_BIAS
+from ..links import CAP_BITS
 from .fixed import ToFixed
 from .links import (
     EXPONENT,
@@ -41,11 +42,12 @@ from .links import (
     delay,
 )
 from .running import RunningExponent
+from .soft_cap import SoftCap
 
 __all__ = ["Softmax"]
 
 _KS = 1 + FromInt.LATENCY + FMul.LATENCY                    # stage that needs the scale of the key
-_VS = _KS + FMul.LATENCY + ToFixed.LATENCY + Exp2Fix.LATENCY   # .. of the value
+_VS = _KS + FMul.LATENCY + ToFixed.LATENCY + SoftCap.LATENCY + Exp2Fix.LATENCY     # .. of the value
 _STATE = _VS + 3                                            # stage that reads the running exponents
 _SHIFT = _STATE + RunningExponent.LATENCY
 
@@ -61,6 +63,7 @@ class Softmax(wiring.Component):
     Members
     -------
     table_en, table : In(TableWrite), writes of the pass table: forget the state of the query
+    cap : In(CAP_BITS), soft-cap of the job; 0: none
     i : In(stream(ScorePass)), one in A cycles is taken
     i_scale : In(stream(RecordScale)), there when the last pass of its record is
     factor_lane, factor_index : Out, and factor : In one cycle later: the query memory
@@ -75,7 +78,7 @@ class Softmax(wiring.Component):
             raise TypeError(f"sizes must be AttentionSizes, not {sizes!r}")
         self._sizes = sizes
         super().__init__({
-            "table_en": In(1), "table": In(TableWrite(sizes)),
+            "table_en": In(1), "table": In(TableWrite(sizes)), "cap": In(CAP_BITS),
             "i": In(stream.Signature(ScorePass(sizes))), "i_scale": In(stream.Signature(RecordScale)),
             "factor_lane": Out(range(sizes.query_lanes)), "factor_index": Out(sizes.slots.index_bits), "factor": In(32),
             "o_valid": Out(1), "o_odd": Out(1), "o": Out(WeightPass(sizes)),
@@ -106,6 +109,7 @@ class Softmax(wiring.Component):
         m.submodules.by_factor = by_factor = FMul()
         m.submodules.by_scale = by_scale = FMul()
         m.submodules.fixed = fixed = ToFixed()
+        m.submodules.soft_cap = soft_cap = SoftCap()
         m.submodules.exp2 = exp2 = Exp2Fix(width=32)
         m.d.comb += [unit.en.eq(1) for unit in (convert, by_factor, by_scale, exp2)]
         vs = delay(m, self.i_scale.p.vs, _VS)
@@ -113,7 +117,8 @@ class Softmax(wiring.Component):
             convert.i.eq(score),
             by_factor.a.eq(convert.o), by_factor.b.eq(delay(m, self.factor, FromInt.LATENCY)),
             by_scale.a.eq(by_factor.o), by_scale.b.eq(delay(m, self.i_scale.p.ks, _KS)),
-            fixed.i.eq(by_scale.o), exp2.i.eq(fixed.o),
+            fixed.i.eq(by_scale.o), fixed.fine.eq(self.cap != 0),
+            soft_cap.i.eq(fixed.o), soft_cap.cap.eq(self.cap), exp2.i.eq(soft_cap.o),
         ]
 
         # Times the value's scale.

@@ -24,7 +24,7 @@ def model_configs(draw, max_group=4):
         hidden_size=draw(st.integers(5, 50)), ffn_size=draw(st.integers(3, 70)), n_layers=draw(st.integers(1, 2)),
         n_heads=group * n_kv_heads, n_kv_heads=n_kv_heads, head_dim=2 * draw(st.integers(1, 9)),
         vocab_size=draw(st.integers(2, 70)), max_positions=64, act=draw(st.sampled_from(["relu2", "silu"])),
-        sub_norms=draw(st.booleans()), tied=draw(st.booleans()))
+        sub_norms=draw(st.booleans()), tied=draw(st.booleans()), attn_cap=draw(st.sampled_from([0.0, 0.0, 0.25, 50.0])))
 
 
 def random_checkpoint(config, seed=0):

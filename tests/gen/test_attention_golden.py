@@ -41,7 +41,7 @@ def total(parts, top):
             for d in range(len(parts[0][0]))]
 
 
-def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False):
+def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False, cap=0):
     """The specification in plain loops."""
     n_tokens, group, head_dim = q.shape
     acc, scale = torch.zeros(q.shape, dtype=torch.int32), torch.zeros(n_tokens, group)
@@ -54,8 +54,11 @@ def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0,
                     continue
                 s = int((q[t, h].to(torch.int64) * k[j].to(torch.int64)).sum())
                 z = float(f32.mul(f32.mul(f32.from_int(torch.tensor(s)), qf[t, h]), ks[j]))
-                fixed = max(-2 ** 30, min(2 ** 30, round(z * 65536))) if math.isfinite(z) else \
+                unit = 2 ** (22 if cap else 16)
+                fixed = max(-2 ** 30, min(2 ** 30, round(z * unit))) if math.isfinite(z) else \
                     (0 if math.isnan(z) else int(math.copysign(2 ** 30, z)))
+                if cap:
+                    fixed = int(func.soft_cap(torch.tensor(fixed), cap))
                 mant, e = (int(x) for x in func.exp2_fix(torch.tensor(fixed)))
                 o, l = slices[j % n_slices]
                 l, x = add(l, mant, e)
@@ -72,25 +75,27 @@ def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0,
 
             totals = [total([s[i] for s in slices], top[i]) for i in (0, 1)]
             acc[t, h] = torch.tensor([x >> 12 for x in totals[0]])
-            power = math.ldexp(1.0, max(-400, min(400, top[0] - top[1] + 12)))
-            exact = float(func.recip(f32.from_int(torch.tensor(totals[1][0])))) * power
+            power = math.ldexp(1.0, max(-400, min(400, top[0] - top[1] + 11)))
+            exact = float(func.recip(f32.from_int(torch.tensor(totals[1][0] >> 1)))) * power
             scale[t, h] = torch.tensor(0.0 if exact < 2.0 ** -126 else exact, dtype=torch.float64).to(torch.float32)
     return acc, scale
 
 
-def exact_attention(q, qf, k, ks, v, vs, first_position):
+def exact_attention(q, qf, k, ks, v, vs, first_position, cap=0):
     """Softmax attention in binary64 of the same numbers (base 2)."""
     z = (q.double() @ k.double().T) * qf.double()[..., None] * ks.double()
+    if cap:
+        z = cap / 65536 * torch.tanh(z)
     seen = torch.arange(k.shape[0]) <= first_position + torch.arange(q.shape[0])[:, None, None]
     weights = torch.softmax(torch.where(seen, z, -math.inf) * math.log(2), -1)
     return weights @ (v.double() * vs.double()[:, None])
 
 
-def relative_error(arguments, n_slices):
+def relative_error(arguments, n_slices, cap=0):
     """Largest error in units of the largest value, 127 max |vs|."""
-    acc, scale = attend(*arguments, n_slices)
+    acc, scale = attend(*arguments, n_slices, cap=cap)
     got = acc.double() * scale.double()[..., None]
-    return float((got - exact_attention(*arguments)).abs().max() / (127 * arguments[5].abs().max()))
+    return float((got - exact_attention(*arguments, cap=cap)).abs().max() / (127 * arguments[5].abs().max()))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -98,7 +103,8 @@ def test_is_its_specification(seed):
     arguments = case(seed, n_tokens=1 + seed % 4, group=1 + seed % 3, head_dim=4, first_position=(7 * seed) % 23,
                      factor=(0.005, 0.05, 1.0)[seed % 3], spread=(1.0, 8.0, 30.0)[seed // 4], zeros=0.2 * (seed % 2))
     n_slices = (1, 2, 4)[seed % 3]
-    sight = {"window": (0, 1, 3, 8, 40)[seed % 5], "sinks": (0, 1, 4)[seed // 4], "bidirectional": seed % 4 == 3}
+    sight = {"window": (0, 1, 3, 8, 40)[seed % 5], "sinks": (0, 1, 4)[seed // 4], "bidirectional": seed % 4 == 3,
+             "cap": (0, 1 << 16, 70 << 16)[seed % 3]}
     acc, scale = attend(*arguments, n_slices, **sight)
     acc_literal, scale_literal = literal(*arguments, n_slices, **sight)
     assert torch.equal(acc, acc_literal)
@@ -134,6 +140,13 @@ def test_what_no_token_sees_does_not_matter(window, sinks):
 def test_close_to_exact_softmax(first_position, factor, n_slices):
     arguments = case(first_position, n_tokens=4, group=2, head_dim=64, first_position=first_position, factor=factor)
     assert relative_error(arguments, n_slices) <= 2.0 ** -13
+
+
+@pytest.mark.parametrize("cap", [0.5, 20.0, 50 * math.log2(math.e)])
+@pytest.mark.parametrize("factor", [0.001, 0.01, 0.1])
+def test_close_to_exact_capped_softmax(factor, cap):
+    q, qf, *rest = case(5, n_tokens=4, group=2, head_dim=64, first_position=300, factor=factor)
+    assert relative_error((q, qf / cap, *rest), 4, cap=round(cap * 65536)) <= 2.0 ** -13
 
 
 @pytest.mark.parametrize("n_slices", [1, 4])

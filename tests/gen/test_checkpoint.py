@@ -326,6 +326,41 @@ def test_mistral_is_a_llama_with_a_window(tmp_path):
     assert found.config.max_positions == SIZES["max_position_embeddings"]
 
 
+def test_caps_are_those_of_gemma_2(tmp_path):
+    """A llama whose attention is that of Gemma 2 as transformers has it."""
+    from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+
+    def capped(module, q, k, v, mask, **options):
+        hidden = torch.full((q.shape[2], k.shape[2]), float("-inf")).triu(1)[None, None]
+        return eager_attention_forward(module, q, k, v, hidden, softcap=1.5, scaling=options["scaling"])
+
+    AttentionInterface.register("capped", capped)
+    torch.manual_seed(2)
+    config = LlamaConfig(**SIZES, head_dim=8, initializer_range=0.5, attn_implementation="capped")
+    model, tokens = LlamaForCausalLM(config), torch.randint(30, (1, 40))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        logits = model(tokens).logits
+    changed(tmp_path, tmp_path, {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 3, "query_pre_attn_scalar": 8})
+    found = load(tmp_path)
+    assert (found.config.attn_cap, found.config.logit_cap) == (1.5, 3.0)
+    assert torch.allclose(FloatModel(found).logits(tokens), 3 * (logits / 3).tanh(), atol=1e-4)
+    plain = replace(found, config=replace(found.config, attn_cap=0.0, logit_cap=0.0))
+    assert (FloatModel(plain).logits(tokens) - logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("change,sentence", [
+    ({"attn_logit_softcapping": -1.0}, "config.json: Model attn_cap must be 0.000976562 to 4096, or 0 for none, not -1.0"),
+    ({"attn_logit_softcapping": 1e5}, "config.json: Model attn_cap must be"),
+    ({"attn_logit_softcapping": "1e999"}, "config.json: attn_logit_softcapping must be a finite number, not '1e999'"),
+    ({"final_logit_softcapping": -30}, "config.json: Model logit_cap must be positive, or 0 for none, not -30.0"),
+    ({"query_pre_attn_scalar": 7}, "config.json: query_pre_attn_scalar must be head_dim, 6, not 7")])
+def test_caps_that_are_refused(master, tmp_path, change, sentence):
+    with pytest.raises(CheckpointError, match=f"^{sentence}"):
+        load(changed(master, tmp_path, {"head_dim": 6} | change))
+
+
 def test_layers_are_read_when_they_are_asked_for(master, tmp_path):
     found = load(changed(master, tmp_path, {}, {f"{NAME}.weight": torch.full((40, 24), float("nan"))}))
     assert len(found.layers) == 2 and found.layers[0]["up"].shape == (40, 24)

@@ -232,6 +232,16 @@ def test_exp2_fix():
     assert torch.equal(mantissa[z & 0xFFFF == 0], torch.full((5,), 1 << 15))
 
 
+@pytest.mark.parametrize("cap", [0, 1, 1 << 16, 3_000_001, 4_727_111, (1 << 30) - 1])
+def test_soft_cap(cap):
+    """Every 13th argument up to 9 on either side, the ends of the pieces, and far beyond."""
+    ends = torch.tensor([x << 22 for x in (-256, -8, -4, -2, 0, 2, 4, 8, 256)])
+    u = torch.cat((torch.arange(-9 << 22, 9 << 22, 13), *(ends + near for near in range(-3, 4)))).clamp(-1 << 30, 1 << 30)
+    capped = func.soft_cap(u, cap)
+    assert (capped - cap * torch.tanh(u.double() / (1 << 22))).abs().max() <= 0.5 + cap * 2.0 ** -20
+    assert torch.equal(func.soft_cap(~u, cap), -capped) and capped.abs().max() <= cap
+
+
 def test_table_is_the_same_on_every_machine():
     digest = 0
     for word in func_table():

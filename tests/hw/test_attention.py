@@ -9,11 +9,13 @@ import torch
 from amaranth.hdl import Const, Module
 from amaranth.sim import Simulator
 
-from celosia.gen.golden import f32
+from celosia.gen.golden import f32, func
 from celosia.hw.attention.fixed import ToFixed
 from celosia.hw.attention.links import AttentionSizes, QuerySlots
 from celosia.hw.attention.segment import Segment
+from celosia.hw.attention.soft_cap import SoftCap
 from celosia.hw.attention.unit import AttentionUnit
+from celosia.hw.formats import F32
 from celosia.hw.links import visited_rows
 from celosia.sim_tb.run import simulate
 
@@ -55,19 +57,15 @@ def test_matches_golden_long(name, seed):
     run(name, seed=seed, n_scenarios=21)
 
 
-def test_to_fixed():
-    """Every exponent around the limits, with mantissas that lie on, just below and just above a half."""
-    mantissas = [0, 1, 2, 0x3FFFFF, 0x400000, 0x400001, 0x7FFFFE, 0x7FFFFF] + [1 << n for n in range(3, 22)] \
-        + [3 << n for n in range(22)]
-    bits = [sign << 31 | exponent << 23 | mantissa for sign in (0, 1)
-            for exponent in (0, 1, *range(105, 145), 200, 254, 255) for mantissa in mantissas]
-    z = f32.mul(f32.from_bits(bits), torch.tensor(65536.0))
-    want = f32.to_int(z, -1 << 30, 1 << 30).tolist()
-    dut, got = ToFixed(), []
+def results(dut, latency, constants, values):
+    """What ``dut`` gives for each of ``values`` on its input, ``latency`` cycles later; ``constants``: (input, value) pairs."""
+    got = []
 
     async def bench(ctx):
-        for value in bits + [0] * ToFixed.LATENCY:
-            ctx.set(dut.i, dut.i.shape().from_bits(value))
+        for member, value in constants:
+            ctx.set(member, value)
+        for value in [*values, *[0] * latency]:
+            ctx.set(dut.i, value)
             await ctx.tick()
             got.append(ctx.get(dut.o))
 
@@ -75,8 +73,34 @@ def test_to_fixed():
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
-    assert got[ToFixed.LATENCY - 1:-1] == want
+    return got[latency - 1:-1]
+
+
+@pytest.mark.parametrize("fine", [0, 1])
+def test_to_fixed(fine):
+    """Every exponent around the limits, with mantissas that lie on, just below and just above a half."""
+    mantissas = [0, 1, 2, 0x3FFFFF, 0x400000, 0x400001, 0x7FFFFE, 0x7FFFFF] + [1 << n for n in range(3, 22)] \
+        + [3 << n for n in range(22)]
+    bits = [sign << 31 | exponent << 23 | mantissa for sign in (0, 1)
+            for exponent in (0, 1, *range(105, 145), 200, 254, 255) for mantissa in mantissas]
+    z = f32.mul(f32.from_bits(bits), torch.tensor(2.0 ** (22 if fine else 16)))
+    want = f32.to_int(z, -1 << 30, 1 << 30).tolist()
+    dut = ToFixed()
+    assert results(dut, ToFixed.LATENCY, [(dut.fine, fine)], [F32.from_bits(value) for value in bits]) == want
     assert {math.copysign(1 << 30, x) for x in want} <= set(want)
+
+
+@pytest.mark.parametrize("cap", [0, 1, 1 << 16, 4_727_111, (1 << 30) - 1])
+def test_soft_cap(cap):
+    """Both ends of every segment, what lies between, and far beyond."""
+    numbers = random.Random(cap)
+    near = {(start << 22) + (segment << 17 + drop) + offset for start, drop, segments in ((0, 0, 64), (2, 1, 32), (4, 3, 17))
+            for segment in range(segments) for offset in (-1, 0, 1, numbers.randrange(1 << 17 + drop))}
+    values = [sign * x for x in sorted(near) for sign in (1, -1)] + [numbers.randrange(-1 << 30, 1 << 30) for _ in range(300)] \
+        + [1 << 30, -1 << 30, 0]
+    dut = SoftCap()
+    want = func.soft_cap(torch.tensor(values), cap).tolist() if cap else values
+    assert results(dut, SoftCap.LATENCY, [(dut.cap, cap)], values) == want
 
 
 def segment_cases(numbers):

@@ -1,6 +1,7 @@
 """Sequences of the simulated accelerator: whatever is done with them, it says what the golden machine says."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,16 @@ def script(accel, lanes):
     return said, np.array(accel.device.peek(base, accel.image.header["cache_bytes"]))
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"kv": "int4"}, {"kv": "k8v4"}, {"window": 5, "sinks": 2},
-    {"plan": HeadPlan("shortlist", 3, 2), "kv": "int4", "window": 16}],
-    ids=["int8", "int4", "k8v4", "window", "shortlist"])
+CAPPED = replace(SMALL, attn_cap=0.25, logit_cap=3.0)
+
+
+@pytest.mark.parametrize("model, options", [
+    (SMALL, {}), (SMALL, {"kv": "int4"}), (SMALL, {"kv": "k8v4"}), (SMALL, {"window": 5, "sinks": 2}),
+    (SMALL, {"plan": HeadPlan("shortlist", 3, 2), "kv": "int4", "window": 16}), (CAPPED, {"kv": "k8v4", "window": 9})],
+    ids=["int8", "int4", "k8v4", "window", "shortlist", "capped"])
 @pytest.mark.parametrize("config, memory", [(tiny, "kv260"), (duo, "stress")], ids=["tiny", "duo"])
-def test_sequences_say_what_the_golden_machine_says(config, memory, options):
-    image, found = Image.open(random_image(SMALL, config, context=60, sequences=4, **options)[0]), []
+def test_sequences_say_what_the_golden_machine_says(config, memory, model, options):
+    image, found = Image.open(random_image(model, config, context=60, sequences=4, **options)[0]), []
     for backend, timing in (("sim", {"memory": memory, "seed": 5}), ("golden", {})):
         with Accelerator.open(backend, config=config.name, **timing) as accel:
             accel.load(image)

@@ -47,6 +47,14 @@ def test_prefill_cuts_the_prompt_and_heads_only_the_last(device, accel, chunk, s
     assert candidates.tokens.tolist() == [7, 8] and candidates.logits.tolist() == [2.0, 1.0]
 
 
+def test_logits_have_the_cap_of_the_model(device, accel):
+    cap, plain = np.float32(1.5), accel.prefill(range(7))
+    accel.load(image(device, logit_cap=1.5))
+    capped = accel.prefill(range(7))
+    assert capped.tokens.tolist() == plain.tokens.tolist()
+    assert np.array_equal(capped.logits, cap * np.tanh(plain.logits / cap)) and capped.logits.dtype == np.float32
+
+
 def test_generate_continues_and_counts(device, accel):
     assert list(accel.generate([1, 2], 3)) == [3, 4, 5]
     assert accel.position == 4 and accel.stats.prompt_tokens == 2 and accel.stats.new_tokens == 2

@@ -97,8 +97,9 @@ class Sequencer(wiring.Component):
         outputs = {Opcode.LOAD: self.o_load, Opcode.MATMUL: self.o_matmul, Opcode.VECTOR: self.o_vector,
                    Opcode.ATTEND: self.o_attend}
         waited = Signal(range(DescriptorCheck.LATENCY + 1))
-        shortlisted, still = Signal(), Signal(range(_STILL_CYCLES))
-        with m.If(self.complete & self.settled):
+        shortlisted, rests, still = Signal(), Signal(), Signal(range(_STILL_CYCLES))
+        m.d.sync += rests.eq(self.complete & self.settled)
+        with m.If(rests):
             m.d.sync += still.eq(still + 1)
         with m.Else():
             m.d.sync += still.eq(0)

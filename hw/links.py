@@ -86,6 +86,7 @@ class AttendCommand(data.Struct):
     bidirectional: unsigned(1)
     window: unsigned(16)
     sinks: unsigned(16)
+    rebased: unsigned(1)
 
 
 class RecordCommand(data.Struct):

@@ -205,7 +205,8 @@ def _model_config(raw, sub_norms):
             windows=_windows(raw, kind, raw["num_hidden_layers"]),
             norm_eps=number("rms_norm_eps", need("rms_norm_eps")),
             rope_theta=number("rope_theta", rope.get("rope_theta") or need("rope_theta")), act=need("hidden_act"),
-            sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)))
+            sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)),
+            bidirectional=bool(raw.get("bidirectional", False)) or raw.get("is_causal") is False)
     except CheckpointError:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:

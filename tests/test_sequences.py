@@ -61,7 +61,7 @@ def test_sequences_say_what_the_golden_machine_says(config, memory, options):
 @pytest.mark.parametrize("config, memory", [(tiny, "kv260"), (duo, "stress")], ids=["tiny", "duo"])
 def test_a_bidirectional_model_encodes_texts(config, memory):
     """Candidates of every token, bit for bit; and each sees all the others."""
-    image, found = Image.open(random_image(replace(SMALL, bidirectional=True), config, None)[0]), []
+    image, found = Image.open(random_image(replace(SMALL, bidirectional=True), config, context=None)[0]), []
     texts = [[7, 3, 19, 4][:config.token_lanes], [7], [7, 5, 19, 4][:config.token_lanes], [7, 3]]
     for backend, timing in (("sim", {"memory": memory, "seed": 5}), ("golden", {})):
         with Accelerator.open(backend, config=config.name, **timing) as accel:

@@ -15,7 +15,7 @@ from celosia.hw.isa import DESCRIPTOR_BYTES, ISA_VERSION
 from . import fit
 from .pack import pack_matmul
 from .place import ALIGN_BYTES, Address, Layout, pad_to
-from .program import PROGRAMS, Placement, compile_program
+from .program import Placement, compile_programs
 from .sources import Floats, Sources
 from .spool import Spool
 from .tokenizer import plain
@@ -39,11 +39,12 @@ class Assembled:
         return self.spool.view()
 
 
-def assemble(model, accel, context=None, progress=None, folder=None, *, sequences=1, kv="int8", window=None, sinks=0):
+def assemble(model, accel, context=None, progress=None, folder=None, *, sequences=1, kv="int8", window=None, sinks=0,
+             rebase=True):
     """Lay out, check, pack and compile. ``progress(name, total)`` is called before each of ``total`` steps.
 
     The cache has pages for ``sequences`` sequences of ``context`` positions, or as many as the configuration has, in format ``kv``.
-    ``window`` and ``sinks`` take the place of those of the model (0: every token sees all positions before it).
+    ``window``, ``sinks`` and ``rebase`` take the place of those of the model (0: every token sees all positions before it).
 
     The payload is written to a temporary file in ``folder`` (default: where the system keeps them). Raises
     :class:`celosia.gen.fit.DoesNotFit` when the configuration is too small; sizes are checked before any weight is read.
@@ -53,7 +54,7 @@ def assemble(model, accel, context=None, progress=None, folder=None, *, sequence
     if sinks and not window:
         raise ValueError(f"Sinks must be given with a window, not {sinks} sinks alone")
     if window is not None:
-        model = replace(model, config=model.config.with_window(window, sinks))
+        model = replace(model, config=model.config.with_window(window, sinks, rebase))
     context = fit.default_context(model.config, accel) if context is None else context
     layout = Layout(model.config, accel, context, kv=kv)
     layout = replace(layout, pages=min(layout.pages_of(sequences), accel.max_pages))
@@ -76,7 +77,7 @@ def assemble(model, accel, context=None, progress=None, folder=None, *, sequence
             _put_matrix(source, space, segments, accel)
         begin()
     placement, size = space.placement(), space.size
-    programs = {name: compile_program(placement, name) for name in PROGRAMS}
+    programs = compile_programs(placement)
     fit.require(layout, programs, {name: matrix.planes for name, matrix in placement.matrices.items()})
     listed = {}
     for name, program in programs.items():

@@ -210,7 +210,8 @@ def _model_config(raw, sub_norms):
             logit_cap=number("final_logit_softcapping", raw.get("final_logit_softcapping") or 0.0),
             norm_eps=number("rms_norm_eps", need("rms_norm_eps")),
             rope_theta=number("rope_theta", rope.get("rope_theta") or need("rope_theta")), act=need("hidden_act"),
-            sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)))
+            sub_norms=sub_norms, tied=bool(raw.get("tie_word_embeddings", False)),
+            bidirectional=bool(raw.get("bidirectional", False)) or raw.get("is_causal") is False)
     except CheckpointError:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:

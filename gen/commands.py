@@ -16,6 +16,7 @@ from .assemble import assemble
 from .estimate import decode_beats
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
+from .program import main_program
 from .quantise import AUTO_ERROR, quantise
 from .verilog import accelerator
 
@@ -33,8 +34,8 @@ def _config(name):
 
 
 def packer(model, config_name, context=None, **cache):
-    """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks of ``assemble``.
-    ValueError, one sentence."""
+    """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks,
+    rebase of ``assemble``. ValueError, one sentence."""
     config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
     if not path.exists():
@@ -77,6 +78,8 @@ def configs():
               "model's.")
 @click.option("--sinks", type=click.IntRange(0, 65535), default=0, show_default=True,
               help="First positions that every token sees beside a window.")
+@click.option("--rebase/--no-rebase", default=True, show_default=True, help="Sinks before the window lie next to it, as positions "
+              "count within what is kept (StreamingLLM), or where they are.")
 @click.option("--head", type=click.Choice(HEADS), help="exact: all logits from rows of int8; ternary: from few digit planes; "
               "shortlist: the best by those, scored again by rows of int8. "
               f"Default: shortlist from {fit.SHORTLIST_VOCAB} tokens on, else exact.")
@@ -90,8 +93,8 @@ def configs():
               "a .bin of llama2.c; default: what the checkpoint folder has.")
 @click.option("--report", "report_file", metavar="FILE.html|.json", type=click.Path(dir_okay=False), help="Also write what was "
               "read, lost and laid out, what it fits and how fast it should be: a page, or the same as JSON.")
-def pack(checkpoint_path, output, config_name, context, sequences, kv, window, sinks, head, candidates, planes, shortlist_planes,
-         tokenizer_file, report_file):
+def pack(checkpoint_path, output, config_name, context, sequences, kv, window, sinks, rebase, head, candidates, planes,
+         shortlist_planes, tokenizer_file, report_file):
     """Pack a checkpoint into an image for a configuration."""
     try:
         if report_file:
@@ -111,7 +114,8 @@ def pack(checkpoint_path, output, config_name, context, sequences, kv, window, s
                 bar.update()
                 bar.refresh()
 
-            assembled = assemble(model, config, context, progress, folder, sequences=sequences, kv=kv, window=window, sinks=sinks)
+            assembled = assemble(model, config, context, progress, folder, sequences=sequences, kv=kv, window=window, sinks=sinks,
+                                 rebase=rebase)
             image.save(output, *_parts(assembled, chosen))
         if report_file:
             report.write(report_file, report.describe(assembled, checkpoint_path, chosen, Path(output).stat().st_size))
@@ -129,7 +133,7 @@ def _table(assembled, file_bytes):
         bits = f"{row['bits_per_weight']:.2f}" if row["weights"] else ""
         lines.append(f"{row['kind']:<18}{bits:>14}{row['bytes']:>14,}")
     cache = layout.model.n_layers * layout.model.n_kv_heads * layout.record_bytes
-    beats = decode_beats(assembled.programs["decode"], layout)
+    beats = decode_beats(main_program(assembled.programs), layout)
     attend = cache // layout.accel.port_bytes / layout.accel.n_ports
     return "\n".join([
         *lines, f"{'image':<32}{file_bytes:>14,}", "",

@@ -18,10 +18,11 @@ to leave the engine, attention whose scores grow by much, the host. Figures are 
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from celosia.hw.isa import DESCRIPTOR_BYTES, Index, Mul3, Opcode, Reduce, Sink, Source, Tokens
+from celosia.hw.isa import DESCRIPTOR_BYTES, LANE_INDEXES, Mul3, Opcode, Reduce, Sink, Source, Tokens
 from celosia.hw.links import record_beats, visited_rows
 
 from .lockup import gathers
+from .program import main_program
 
 __all__ = ["READ_SHARE", "Run", "decode_beats", "read_beats", "simulate_program", "tokens_per_s"]
 
@@ -46,7 +47,7 @@ def read_beats(step, layout, n_tokens=1, first_position=0):
     if step.opcode is Opcode.MATMUL:
         return f["n_row_groups"] * f["n_col_blocks"] * f["planes"]
     if step.opcode is Opcode.LOAD:
-        rows = n_tokens if f["index"] in (Index.TOKEN, Index.POSITION) else 1
+        rows = n_tokens if f["index"] in LANE_INDEXES else 1
         return rows * f["n_words"] * 4 * accel.vector_lanes // accel.beat_bytes
     if step.opcode is Opcode.ATTEND:
         return _visited(f, first_position, first_position, accel) * (layout.record_bytes // accel.port_bytes)
@@ -78,7 +79,7 @@ def simulate_program(program, layout, n_tokens=1, first_position=0):
 
 def tokens_per_s(programs, layout, position):
     """Predicted tokens a second of decoding behind ``position`` positions."""
-    return layout.accel.clock_mhz * 1e6 / simulate_program(programs["decode"], layout, 1, position).cycles
+    return layout.accel.clock_mhz * 1e6 / simulate_program(main_program(programs), layout, 1, position).cycles
 
 
 class _Model:

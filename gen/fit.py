@@ -3,6 +3,7 @@
 from celosia.hw.isa import Vector
 
 from .model import HeadPlan
+from .place import Layout
 
 __all__ = ["SHORTLIST_VOCAB", "DoesNotFit", "check", "default_context", "head_plan", "require", "require_head"]
 
@@ -19,7 +20,7 @@ class DoesNotFit(ValueError):
 
 def default_context(model, accel):
     """The longest context that model and configuration allow."""
-    return min(model.max_positions, accel.max_positions)
+    return min(Layout.longest(model, accel), accel.max_positions)
 
 
 def check(layout, programs=None, planes=None):

@@ -35,7 +35,7 @@ class FloatModel:
         c = self.config
         x = self._embedding[tokens]
         for i, layer in enumerate(self._checkpoint.layers):
-            attended = self._attention(layer, self._norm(x, layer["attn_norm"]), c.window(i))
+            attended = self._attention(layer, self._norm(x, layer["attn_norm"]), c.window(i), c.rebased(i))
             x = x + self._norm(attended, layer.get("attn_sub_norm")) @ layer["o"].T
             y = self._norm(x, layer["ffn_norm"])
             gate = y @ layer["gate"].T
@@ -58,20 +58,24 @@ class FloatModel:
     def _norm(self, x, gain):
         return x if gain is None else x * (x.pow(2).mean(-1, keepdim=True) + self.config.norm_eps).rsqrt() * gain
 
-    def _attention(self, layer, y, window):
+    def _attention(self, layer, y, window, rebased):
         n = y.shape[1]
+        own = torch.arange(n)
 
         def heads(name):
             return (y @ layer[name].T).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
 
-        def turned(x):
+        def turned(x, positions):
             low, high = x.chunk(2, -1)
-            cos, sin = self._cos[:n], self._sin[:n]
+            cos, sin = self._cos[positions], self._sin[positions]
             return torch.cat((low * cos - high * sin, high * cos + low * sin), -1)
 
-        q, k, v = turned(heads("q")), turned(heads("k")), heads("v")
+        q, k, v = heads("q"), turned(heads("k"), own), heads("v")
         k, v = (part.repeat_interleave(self.config.group, 1) for part in (k, v))
-        back = torch.arange(n)[:, None] - torch.arange(n)
-        seen = (back >= 0) & ((back < (window or n)) | (torch.arange(n) < self.config.sinks))
-        score = _capped(q @ k.transpose(-1, -2) / self.config.head_dim ** 0.5, self.config.attn_cap)
-        return (score.masked_fill(~seen, float("-inf")).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        back, sinks = own[:, None] - own, own < self.config.sinks
+        seen = ((back >= 0) | self.config.bidirectional) & ((back < (window or n)) | sinks)
+        score = turned(q, own) @ k.transpose(-1, -2)
+        if rebased is not None:
+            score = torch.where(sinks & (back >= window), turned(q, own.clamp(max=rebased)) @ k.transpose(-1, -2), score)
+        score = _capped(score / self.config.head_dim ** 0.5, self.config.attn_cap).masked_fill(~seen, float("-inf")).softmax(-1)
+        return (score @ v).transpose(1, 2).flatten(2)

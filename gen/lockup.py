@@ -1,6 +1,6 @@
 """What a program must not do, lest units wait for one another for ever. ``docs/program.md`` has the reasons."""
 
-from celosia.hw.isa import Index, Opcode, Sink
+from celosia.hw.isa import LANE_INDEXES, Index, Opcode, Sink
 from celosia.hw.links import PLANS_AHEAD
 
 __all__ = ["check_reads_ahead", "check_shortlist", "check_streams", "drains_of", "gathers"]
@@ -43,7 +43,7 @@ def check_reads_ahead(steps, token_lanes):
     attends = [i for i, step in enumerate(steps) if step.opcode is Opcode.ATTEND]
     for before, i in zip(attends, attends[1:]):
         between = steps[i + 1:drains.get(before, i)]
-        reads = sum(token_lanes if step.fields.get("index") in (Index.TOKEN, Index.POSITION) else 1
+        reads = sum(token_lanes if step.fields.get("index") in LANE_INDEXES else 1
                     for step in between if step.opcode in (Opcode.LOAD, Opcode.MATMUL, Opcode.ATTEND))
         if reads > PLANS_AHEAD:
             raise ValueError(f"Step {drains[before]} ({steps[drains[before]].label}) takes the output of step {before}: at most "

@@ -53,6 +53,8 @@ class ModelConfig:
     sinks: int = 0           # first positions of a sequence that every token sees, beside a window
     attn_cap: float = 0.0    # soft-cap of the scores: attn_cap * tanh(score / attn_cap); 0: none
     logit_cap: float = 0.0   # soft-cap of the logits, which the host applies; 0: none
+    rebase: bool = True      # a query meets sinks before its window from position window + sinks - 1, as if they lay next to it
+    bidirectional: bool = False     # an encoder: all tokens of a text see one another
 
     def __post_init__(self):
         for each in fields(self):
@@ -79,6 +81,8 @@ class ModelConfig:
                 or self.windows and len(self.windows) != self.n_layers:
             raise ValueError(f"Model windows must be a number of positions for each of {self.n_layers} layers, or none, "
                              f"not {self.windows!r}")
+        if self.bidirectional and any(self.windows):
+            raise ValueError(f"Model windows must be 0, for all positions, in a bidirectional model, not {self.windows!r}")
         object.__setattr__(self, "windows", tuple(window if window < self.max_positions else 0 for window in self.windows))
 
     @property
@@ -105,15 +109,20 @@ class ModelConfig:
         """Positions that a token sees in a layer, itself included; 0: all."""
         return self.windows[layer] if self.windows else 0
 
+    def rebased(self, layer):
+        """Position from which queries of a layer meet sinks before their window, if that is not their own; else None."""
+        window = self.window(layer)
+        return window + self.sinks - 1 if window and self.sinks and self.rebase else None
+
     def first_layers(self, n_layers):
         """The same decoder with its first ``n_layers`` layers alone."""
         return replace(self, n_layers=n_layers, windows=self.windows[:n_layers])
 
-    def with_window(self, window, sinks=0):
+    def with_window(self, window, sinks=0, rebase=True):
         """The same decoder, every layer of which sees ``window`` positions and the first ``sinks``."""
         if not _is_count(window):
             raise ValueError(f"A window must be a number of positions, 0 for all, not {window!r}")
-        return replace(self, windows=(window,) * self.n_layers, sinks=sinks)
+        return replace(self, windows=(window,) * self.n_layers, sinks=sinks, rebase=rebase)
 
     def shape(self, matrix):
         """(outputs, inputs) of a matrix of ``MATRICES``."""

@@ -105,11 +105,16 @@ class Layout:
             raise ValueError(f"The cache's format must be one of {', '.join(KV_FORMATS)}, not {self.kv!r}")
         if not 0 <= self.pages <= self.accel.max_pages:
             raise ValueError(f"Pages must be 1 to {self.accel.max_pages} on configuration {self.accel.name}, not {self.pages}")
-        if not 1 <= self.context <= self.model.max_positions:
-            raise ValueError(f"Context must be 1 to {self.model.max_positions} positions for this model, "
+        if not 1 <= self.context <= self.longest(self.model, self.accel):
+            raise ValueError(f"Context must be 1 to {self.longest(self.model, self.accel)} positions for this model, "
                              f"not {self.context}")
         if not self.pages:
             object.__setattr__(self, "pages", min(self.pages_of(1), self.accel.max_pages))
+
+    @staticmethod
+    def longest(model, accel):
+        """The longest context of a model: what its positions allow, and of a bidirectional one the tokens of a run."""
+        return min(model.max_positions, accel.token_lanes) if model.bidirectional else model.max_positions
 
     def pages_of(self, sequences):
         """Pages that so many sequences of ``context`` positions need."""

@@ -2,9 +2,10 @@
 
     model sizes ── schedule ──► operations ── tables: LOADs ahead of their use ──► waits ──► 64-byte descriptors
 
-Three programs (``PROGRAMS``): ``prefill`` fills the cache for the tokens of its lanes (its last layer ends after attention: nobody
-reads what would follow), ``decode`` does the same and the head for the last lane, ``batch`` the head for all lanes. All serve any
-number of token lanes of any sequences.
+Programs of a decoder (``PROGRAMS``): ``prefill`` fills the cache for the tokens of its lanes (its last layer ends after attention:
+nobody reads what would follow), ``decode`` does the same and the head for the last lane, ``batch`` the head for all lanes. All
+serve any number of token lanes of any sequences. A bidirectional model has one program, ``encode``: whole texts, and the head for
+all lanes.
 
 Scalar registers of a token: 0, 1 scales of a query, key or value; 2, 3 scales of the activations that the matmul engine
 holds. ``docs/program.md`` tells the order and why it cannot lock up.
@@ -16,16 +17,18 @@ from dataclasses import dataclass, field, replace
 
 from celosia.hw import isa
 from celosia.hw.formats import bits_of
-from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
+from celosia.hw.isa import LANE_INDEXES, Add, Index, Mul1, Mul2, Mul3, Opcode, Reduce, Sink, Source, Tokens
 
 from .lockup import check_reads_ahead, check_shortlist, check_streams, drains_of
 from .model import EXACT, HeadPlan
 from .place import Address, Layout
 from .scratch import Scratch, Tracker
 
-__all__ = ["PROGRAMS", "Matrix", "Placement", "Program", "Step", "Table", "compile_program"]
+__all__ = ["PROGRAMS", "Matrix", "Placement", "Program", "Step", "Table", "compile_program", "compile_programs",
+           "main_program"]
 
-PROGRAMS = {"decode": Tokens.LAST, "prefill": None, "batch": Tokens.ALL}     # name: lanes that have a head
+# Name: lanes that have a head.
+PROGRAMS = {"decode": Tokens.LAST, "prefill": None, "batch": Tokens.ALL, "encode": Tokens.ALL}
 LAST_LANE = 15      # of a gather: a lane from n_tokens on stands for the last one
 INT4_STEP = 127 / 7     # one step of a code within -7 .. 7, in steps of a code within -127 .. 127
 LOOK_AHEAD = 2      # tables that are loaded before the one in use is done with
@@ -47,17 +50,18 @@ class Matrix:
 @dataclass(frozen=True)
 class Table:
     """Rows of binary32 words in the model window; ``index`` selects the row, ``n_words`` is its length; with index CANDIDATE
-    ``rank`` says of which candidate of token lane ``lane``."""
+    ``rank`` says of which candidate of token lane ``lane``, with index REBASED ``limit`` is the last row that is selected."""
     address: Address
     n_words: int
     index: Index = Index.NONE
     rank: int = 0
     lane: int = 0
+    limit: int = 0
 
     @property
     def per_token(self):
         """Whether every token lane has a row of its own in P."""
-        return self.index in (Index.TOKEN, Index.POSITION)
+        return self.index in LANE_INDEXES
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,22 @@ class Program:
                           f"{self.p_words} words of P", *(_line(i, step) for i, step in enumerate(self.steps))]) + "\n"
 
 
+def compile_programs(placement):
+    """{name: program} of all programs of ``PROGRAMS`` that the model has."""
+    return {name: compile_program(placement, name) for name in PROGRAMS
+            if (name == "encode") == placement.layout.model.bidirectional}
+
+
+def main_program(programs):
+    """Of all programs of a model the one that gives candidates after a token at least."""
+    return programs["decode" if "decode" in programs else "encode"]
+
+
 def compile_program(placement, name):
     """Compile a program of ``PROGRAMS``."""
     tokens = PROGRAMS[name]
     lanes = {None: [], Tokens.LAST: [LAST_LANE], Tokens.ALL: range(placement.layout.accel.token_lanes)}[tokens]
-    placement, pieces = _split_head(_with_ranks(placement, lanes))
+    placement, pieces = _split_head(_with_ranks(_with_rebased(placement), lanes))
     schedule = _Schedule(placement, pieces if tokens else None, tokens, lanes)
     schedule.run()
     steps, p_scratch = _insert_loads(schedule.steps, placement)
@@ -119,6 +134,15 @@ def compile_program(placement, name):
     check_shortlist(steps)
     return Program(name, steps, schedule.x.peak, p_scratch.peak,
                    {"X": schedule.x.held, "P": p_scratch.held})
+
+
+def _with_rebased(placement):
+    """The placement with a table ``rope.N`` for each position N to which queries of a layer are re-based."""
+    rope, model = placement.tables["rope"], placement.layout.model
+    limits = {model.rebased(layer) for layer in range(model.n_layers)} - {None}
+    return replace(placement, tables=placement.tables | {
+        f"rope.{limit}": replace(rope, index=Index.REBASED, limit=limit) for limit in sorted(limits)
+        if limit < placement.layout.context - 1})
 
 
 def _with_ranks(placement, lanes):
@@ -307,10 +331,12 @@ class _Schedule:
 
     def attention(self, layer):
         """All KV heads. While head h is attended to, the matrix of head h + 1 is in the engine and then its queries, key and
-        value are made; the output of head h is taken after that. The largest magnitude of all heads but the last is sought
-        while the last is attended to."""
-        layout, heads = self.layout, self.model.n_kv_heads
+        value are made; the output of head h is taken after that, or before where the re-based queries of a head take the bank of
+        the next. The largest magnitude of all heads but the last is sought while the last is attended to."""
+        layout, heads, rebased = self.layout, self.model.n_kv_heads, self._rebased(layer)
         self.buffer("attn", layout.words(layout.attn_columns))
+        if rebased:
+            self.buffer("rebased", layout.head_words)
         attends = {}
         step = self.matmul(f"layer{layer}.qkv{0}")
         for head in range(heads):
@@ -318,11 +344,15 @@ class _Schedule:
             self.dequantise(step, d=f"qkv{head % 2}", sink=Sink.X)
             if head + 1 < heads:
                 step = self.matmul(f"layer{layer}.qkv{head + 1}")
+            if head and rebased:
+                self.attended(layer, head - 1, attends[head - 1])
             self.queries(layer, head)
             attends[head] = self.attend(layer, head)
-            if head:
+            if head and not rebased:
                 self.attended(layer, head - 1, attends[head - 1])
             self.x.free(f"qkv{head % 2}")
+        if rebased:
+            self.x.free("rebased")
         searched = layer < self.model.n_layers - 1 or bool(self.head)
         first, end = ((heads - n) * self.model.group * layout.head_words for n in (1, 0))
         if searched and first:
@@ -333,18 +363,32 @@ class _Schedule:
         else:
             self.x.free("attn")
 
-    def rotate(self, label, words):
-        self.vector(f"{label}: rotate", self.layout.head_words, x=words, d=words, table="rope", mul1=Mul1.P, mul2=Mul2.ROPE,
-                    add=Add.ROPE, p_stride=self.layout.head_words, sink=Sink.X, reduce=Reduce.ABSMAX, reduce_scalar=0)
+    def _rebased(self, layer):
+        """The table with the rotary pairs of a layer's re-based queries; None where queries have one position alone."""
+        name = f"rope.{self.model.rebased(layer)}"
+        return name if name in self.place.tables else None
+
+    def rotate(self, label, words, into=None, table="rope"):
+        self.vector(f"{label}: rotate", self.layout.head_words, x=words, d=into or words, table=table, mul1=Mul1.P,
+                    mul2=Mul2.ROPE, add=Add.ROPE, p_stride=self.layout.head_words, sink=Sink.X, reduce=Reduce.ABSMAX,
+                    reduce_scalar=0)
 
     def queries(self, layer, head):
-        layout = self.layout
+        """The queries of a group into the head's bank, and once more into the other one where they are re-based."""
+        layout, table = self.layout, self._rebased(layer)
         factor = self.model.query_factor * (INT4_STEP if layout.int4 & 1 else 1)
+
+        def quantise(label, at, bank):
+            self.vector(f"{label}: quantise", layout.head_words, x=at, mul1=Mul1.SCALAR, mul1_scalar=0, sink=Sink.Q,
+                        scale_scalar=1, imm1=bits_of(factor), bank=bank, head=query)
+
         for query in range(self.model.group):
             at, label = (f"qkv{head % 2}", query * layout.head_words), f"layer{layer}.q{head}.{query}"
+            if table:
+                self.rotate(f"{label}, re-based", at, "rebased", table)
+                quantise(f"{label}, re-based", "rebased", (head + 1) % 2)
             self.rotate(label, at)
-            self.vector(f"{label}: quantise", layout.head_words, x=at, mul1=Mul1.SCALAR, mul1_scalar=0, sink=Sink.Q,
-                        scale_scalar=1, imm1=bits_of(factor), bank=head % 2, head=query)
+            quantise(label, at, head % 2)
 
     def attend(self, layer, head):
         """Key and value of the chunk, then ATTEND."""
@@ -360,8 +404,9 @@ class _Schedule:
                     int4=layout.int4, **quantise, **(to_four if layout.int4 >> 1 else {}), **where)
         window = self.model.window(layer)
         step = Step(Opcode.ATTEND, dict(
-            where, group=self.model.group, head_words=layout.head_beats, bank=head % 2, int4=layout.int4, bidirectional=0,
-            window=window, sinks=self.model.sinks if window else 0, cap=self.model.cap), f"layer{layer}.attend{head}")
+            where, group=self.model.group, head_words=layout.head_beats, bank=head % 2, int4=layout.int4,
+            bidirectional=int(self.model.bidirectional), window=window, sinks=self.model.sinks if window else 0,
+            cap=self.model.cap, rebased=int(self._rebased(layer) is not None)), f"layer{layer}.attend{head}")
         self.steps.append(step)
         return step
 
@@ -403,6 +448,9 @@ def _insert_loads(steps, placement):
         earliest = min(i, earliest, filled.get(i, i))
         if steps[i].table is not None:
             due[steps[i].table] = earliest
+    for name in due:
+        if placement.tables[name].index is Index.REBASED:   # a row a lane: more reads than may lie between two ATTENDs
+            due[name] = min(due[name], due["rope"])
     waiting = deque(sorted(first, key=lambda name: (due[name], first[name])))
     ends_before = list(itertools.accumulate((step.opcode is Opcode.END for step in steps), initial=0))
     shortlisted = max((i + 1 for i, step in enumerate(steps) if step.fields.get("sink") is Sink.TOPK), default=0)
@@ -415,7 +463,7 @@ def _insert_loads(steps, placement):
         out.append(Step(Opcode.LOAD, dict(
             addr=table.address.offset, port_stride=table.address.port_stride, index_stride=table.address.index_stride,
             index=table.index, n_words=table.n_words, d_base=base, d_stride=table.n_words if table.per_token else 0,
-            rank=table.rank, lane=table.lane), name))
+            rank=table.rank, lane=table.lane, limit=table.limit), name))
         in_use.append(name)
 
     for i, step in enumerate(steps):

@@ -17,7 +17,7 @@ from celosia.hw.configs import CONFIGS
 from . import fit, image
 from .estimate import READ_SHARE, decode_beats, simulate_program, tokens_per_s
 from .place import Layout
-from .program import PROGRAMS, compile_program
+from .program import compile_programs, main_program
 from .window import place
 
 __all__ = ["ASSUMPTIONS", "describe", "kinds", "require_suffix", "write"]
@@ -99,18 +99,18 @@ def _format(path):
 
 def _performance(programs, layout):
     """Predicted speed of the programs on the layout's configuration."""
-    accel, context = layout.accel, layout.context
+    accel, context, main = layout.accel, layout.context, main_program(programs)
     n_prompt = min(PROMPT_TOKENS, context)
     cycles = 0
     for first in range(0, n_prompt, accel.token_lanes):
         n = min(accel.token_lanes, n_prompt - first)
-        cycles += simulate_program(programs["decode" if first + n == n_prompt else "prefill"], layout, n, first).cycles
+        cycles += simulate_program(main if first + n == n_prompt else programs["prefill"], layout, n, first).cycles
     seconds = cycles / (accel.clock_mhz * 1e6)
     decode = [{"position": position, "tokens_per_s": tokens_per_s(programs, layout, position),
-               "bytes_per_token": simulate_program(programs["decode"], layout, 1, position).moved_bytes}
+               "bytes_per_token": simulate_program(main, layout, 1, position).moved_bytes}
               for position in sorted({0, context // 2, context - 1})]
     return {"clock_mhz": accel.clock_mhz, "beat_bytes": accel.beat_bytes,
-            "decode_beats": decode_beats(programs["decode"], layout), "decode": decode,
+            "decode_beats": decode_beats(main, layout), "decode": decode,
             "prefill": {"tokens": n_prompt, "tokens_per_s": n_prompt / seconds, "time_to_first_token_s": seconds}}
 
 
@@ -127,7 +127,7 @@ def _fits(placement, config, packed):
         layout = replace(layout, pages=max(layout.pages, min(pages, config.max_pages)))
         planes = {name: matrix.planes for name, matrix in matrices.items()}
         placed, size, cache_bytes = place(layout, {name: matrix.scale for name, matrix in matrices.items()}, planes, plan=plan)
-        programs = {name: compile_program(placed, name) for name in PROGRAMS}
+        programs = compile_programs(placed)
         fit.require(layout, programs, planes)
     except ValueError as error:
         return found | {"fits": False, "why_not": str(error), "memory_bytes": None, "performance": None}

@@ -75,7 +75,8 @@ def accesses(opcode, fields, lanes):
     elif opcode is Opcode.MATMUL:
         reads.append((f"ACT{fields['bank']}", 0, 1))
     elif opcode is Opcode.ATTEND:
-        reads += [(f"Q{fields['bank']}", 0, 1), ("KV", 0, 1)]
+        banks = (0, 1) if fields["rebased"] else (fields["bank"],)
+        reads += [*((f"Q{bank}", 0, 1) for bank in banks), ("KV", 0, 1)]
     elif opcode is Opcode.VECTOR:
         if reads_p(fields):
             reads.append(("P", *words(fields["p_base"], fields["p_stride"])))

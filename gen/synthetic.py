@@ -17,7 +17,7 @@ from celosia.hw.links import row_beats
 from . import fit
 from .pack import ZERO_BYTE
 from .place import ALIGN_BYTES, ROWS_BYTES, Layout, apart, pad_to, rope_table
-from .program import PROGRAMS, compile_program
+from .program import compile_program, compile_programs
 from .tokenizer import Tokenizer
 from .window import place, split_rows
 
@@ -48,7 +48,7 @@ def synthetic(model, accel, context, *, name="synthetic", head="exact", seed=1, 
     layout = replace(layout, pages=min(layout.pages_of(sequences), accel.max_pages))
     placement, size, cache_bytes = place(layout, _Scales(layout), embedding_rows=EMBEDDING_ROWS, plan=plan)
     one_layer = replace(placement, layout=replace(layout, model=model.first_layers(1)))
-    programs = {name: compile_program(placement, name) for name in PROGRAMS}
+    programs = compile_programs(placement)
     programs["first_layer"] = compile_program(one_layer, "prefill")
     fit.require(layout, programs)
     code = {key: program.encode() for key, program in programs.items()}

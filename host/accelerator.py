@@ -196,6 +196,21 @@ class Accelerator:
         self.stats.new_tokens += len(lanes)
         return [self.candidates(order.index(place)) for place in range(len(lanes))]
 
+    def encode(self, tokens):
+        """Run a text through a bidirectional model, whose tokens all see one another; the candidates of each token.
+
+        Raises ``ValueError`` on another model, no tokens, token ids outside the vocabulary, or more tokens than a run has lanes.
+        """
+        if "encode" not in self._need_image().header["programs"]:
+            raise ValueError("The model must be bidirectional to encode a text, and the loaded one is not")
+        tokens = list(tokens)
+        if len(tokens) > self.context:
+            raise ValueError(f"A text must have at most {self.context} tokens to be encoded (those of one run), not {len(tokens)}")
+        with self.sequence() as sequence:
+            self.stats.prefill_cycles += self.run("encode", [(sequence, token) for token in self._check_tokens(tokens, 0)])
+        self.stats.prompt_tokens += len(tokens)
+        return [self.candidates(lane) for lane in range(len(tokens))]
+
     def generate(self, prompt, max_new, *, temperature=0.0, top_k=None, top_p=1.0, seed=None, chunk=None, on_step=None,
                  sequence=None, speculate=0, draft=None):
         """Yield up to ``max_new`` token ids that continue ``prompt`` (token ids); stops where the context is full.

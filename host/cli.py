@@ -76,6 +76,7 @@ def _config_of(backend, config):
 @click.option("--kv", help="Format of keys and values in the cache: int8, int4, or k8v4 (keys in int8, values in int4).")
 @click.option("--window", type=click.IntRange(min=0), help="Positions that a token sees; default: the model's.")
 @click.option("--sinks", type=click.IntRange(min=0), help="First positions that every token sees beside a window.")
+@click.option("--no-rebase", is_flag=True, help="Sinks keep their own positions, far before the window.")
 @click.option("--memory", default="kv260", show_default=True, help="Memory timing of the simulation: kv260 or stress.")
 @click.option("--check", is_flag=True, help="Compare every step's candidates with the golden machine, bit for bit.")
 @click.option("--logits", "logits_file", metavar="FILE.npy", type=click.Path(dir_okay=False),
@@ -83,11 +84,11 @@ def _config_of(backend, config):
               "exact rows where the head is a shortlist), with sim those of the candidates, -inf elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, speculate, kv, window,
-        sinks, memory, check, logits_file, as_json):
+        sinks, no_rebase, memory, check, logits_file, as_json):
     """Continue a text, token by token."""
     require_npy(logits_file)
     config = _config_of(backend, config)
-    image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks))
+    image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks, rebase=False if no_rebase else None))
     tokenizer = tokenizer_of(image)
     prompt_tokens, shown_prompt = _prompt_tokens(tokenizer, image.header["vocab"], prompt, prompt_ids, chat)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

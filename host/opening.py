@@ -8,7 +8,7 @@ __all__ = ["device_options", "image_of"]
 
 def image_of(model, config, **cache):
     """An ``Image``: of a file, or of a model by name, packed for the configuration (the packer must be installed) with the options
-    ``cache`` (sequences, kv, window, sinks).
+    ``cache`` (sequences, kv, window, sinks, rebase).
 
     Raises ``ValueError`` where an image that has been packed should be packed otherwise.
     """

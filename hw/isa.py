@@ -35,8 +35,8 @@ be beyond it.
 from amaranth.hdl import unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add", "Reduce",
-           "Sink", "Header", "End", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
+__all__ = ["ISA_VERSION", "DESCRIPTOR_BYTES", "Opcode", "Index", "LANE_INDEXES", "Tokens", "Source", "Mul1", "Mul2", "Mul3", "Add",
+           "Reduce", "Sink", "Header", "End", "Load", "Matmul", "Vector", "Attend", "BODIES", "pack", "unpack"]
 
 ISA_VERSION = 5
 DESCRIPTOR_BYTES = 64
@@ -50,12 +50,16 @@ class Opcode(enum.Enum, shape=unsigned(8)):
     ATTEND = 4   # one KV head: cached positions from memory, the run's own from fabric -> attention stream
 
 
-class Index(enum.Enum, shape=unsigned(2)):
+class Index(enum.Enum, shape=unsigned(3)):
     """What selects the row that LOAD reads."""
     NONE = 0      # one row, for all tokens
     TOKEN = 1     # a row a token lane t: token_id[t]
     POSITION = 2  # a row a token lane t: position[t]
     CANDIDATE = 3  # one row, for all tokens: the number of candidate `rank` of token lane `lane`, divided by max(R, L)
+    REBASED = 4   # a row a token lane t: min(position[t], `limit`)
+
+
+LANE_INDEXES = (Index.TOKEN, Index.POSITION, Index.REBASED)     # those by which every token lane has a row of its own
 
 
 class Tokens(enum.Enum, shape=unsigned(2)):
@@ -161,7 +165,8 @@ class Load(data.Struct):
     d_stride: unsigned(16)  # words of P from lane to lane
     rank: unsigned(8)  # number of the candidate, with index CANDIDATE
     lane: unsigned(4)  # token lane whose candidate it is
-    reserved: unsigned(416 - 166)
+    limit: unsigned(16)  # last row that index REBASED selects
+    reserved: unsigned(416 - 183)
 
 
 class Matmul(data.Struct):
@@ -236,6 +241,10 @@ class Attend(data.Struct):
 
     The logarithm of a weight, in base 2, is the product of query and key times the query's factor and the key's scale. With ``cap``
     this number is u, and the logarithm is cap * tanh(u): the compiler divides the query's factor by cap.
+
+    With ``rebased`` every query vector is there twice: in ``bank``, and in the other bank as it would be at the position
+    min(i, window + sinks - 1), which a token has where positions count within what is kept. A token that sees a position only
+    as a sink (j <= i - window) multiplies it with the query of the other bank, and every other position with that of ``bank``.
     """
     addr: unsigned(40)  # bytes into the cache window
     port_stride: unsigned(32)  # bytes from port to port
@@ -247,7 +256,8 @@ class Attend(data.Struct):
     window: unsigned(16)  # positions that a token sees, itself included; 0: all
     sinks: unsigned(16)  # first positions of a sequence that every token sees, with a window
     cap: unsigned(30)  # soft-cap, in units of 2**-16; 0: none
-    reserved: unsigned(416 - 150)
+    rebased: unsigned(1)  # sinks before the window meet the queries of the other bank
+    reserved: unsigned(416 - 151)
 
 
 BODIES = {Opcode.END: End, Opcode.LOAD: Load, Opcode.MATMUL: Matmul, Opcode.VECTOR: Vector, Opcode.ATTEND: Attend}

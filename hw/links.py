@@ -88,6 +88,7 @@ class AttendCommand(data.Struct):
     window: unsigned(16)
     sinks: unsigned(16)
     cap: unsigned(CAP_BITS)
+    rebased: unsigned(1)
 
 
 class RecordCommand(data.Struct):

@@ -359,7 +359,8 @@ class Bench:
                 bits = raw(Opcode.LOAD, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE,
                            index_stride=b * numbers.choice([0, 1, 3, 16]), index=numbers.choice(list(Index)),
                            n_words=numbers.randint(1, 6), d_base=numbers.randrange(20), d_stride=numbers.randrange(20),
-                           rank=numbers.randrange(size["top_k"]), lane=numbers.choice([0, size["token_lanes"] - 1, 15]))
+                           rank=numbers.randrange(size["top_k"]), lane=numbers.choice([0, size["token_lanes"] - 1, 15]),
+                           limit=numbers.choice([0, 2, 18, numbers.randrange(60)]))
             elif unit == "matmul":
                 gather = numbers.random() < 0.3
                 bits = raw(Opcode.MATMUL, waits, addr=b * numbers.randrange(64), port_stride=PORT_STRIDE, gather=gather,
@@ -373,6 +374,7 @@ class Bench:
                            bidirectional=numbers.randrange(2), cap=numbers.randrange(1 << 30),
                            sinks=numbers.choice([0, 1, 4, numbers.randrange(20)]),
                            window=numbers.choice([0, 0, 1, 2, size["page_positions"], numbers.randrange(30)]),
+                           rebased=numbers.randrange(2),
                            group=numbers.randint(1, size["max_queries"] // size["token_lanes"]))
             else:
                 sink = numbers.choice(list(Sink))

@@ -10,7 +10,7 @@ Sizes are those of ``AccelConfig``, by name. A launch is a dict: ``lanes``, [(sl
 from amaranth.lib import data
 
 from celosia.hw import isa
-from celosia.hw.isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
+from celosia.hw.isa import LANE_INDEXES, Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
 from celosia.hw.regs import Error
 from celosia.sim_tb.link import unpack
 
@@ -18,6 +18,7 @@ __all__ = ["MODEL", "CACHE", "raw", "body", "command", "gathers", "judge", "laun
            "record_beats", "row_quantum", "segments"]
 
 MODEL, CACHE = "model", "cache"
+_LANES = [index.value for index in LANE_INDEXES]
 
 
 def raw(opcode, waits=(0, 0, 0, 0), **fields):
@@ -67,14 +68,14 @@ def judge(bits, launch, size):
         return Error.NONE
     opcode, f, n = Opcode(bits & 0xFF), body(bits), len(launch["lanes"])
     lanes = size["vector_lanes"]
-    if f.get("tokens", 0) > 2:
+    if f.get("tokens", 0) > 2 or f.get("index", 0) > Index.REBASED.value:
         return Error.OPCODE
 
     def beyond(base, stride, rows, words, limit):
         return base + (rows - 1) * stride + words > limit
 
     if opcode is Opcode.LOAD:
-        rows = n if f["index"] in (Index.TOKEN.value, Index.POSITION.value) else 1
+        rows = n if f["index"] in _LANES else 1
         bad = (not f["n_words"] or beyond(f["d_base"], f["d_stride"], rows, f["n_words"], size["p_words"])
                or f["index"] == Index.CANDIDATE.value and f["rank"] >= size["top_k"])
     elif opcode is Opcode.MATMUL:
@@ -148,6 +149,7 @@ def reads(bits, launch, tokens, size):
     if opcode is Opcode.LOAD:
         rows = {Index.NONE.value: [0], Index.TOKEN.value: tokens[:len(launch["lanes"])],
                 Index.POSITION.value: [position for _, position in launch["lanes"]],
+                Index.REBASED.value: [min(position, f["limit"]) for _, position in launch["lanes"]],
                 Index.CANDIDATE.value: [number_of(f, launch) // row_quantum(size)]}[f["index"]]
         beats = f["n_words"] * 4 * size["vector_lanes"] // (size["n_ports"] * size["port_bytes"])
         return [[(MODEL, f["addr"] + p * f["port_stride"] + row * f["index_stride"], beats) for row in rows]
@@ -168,7 +170,7 @@ def command(bits, launch):
     opcode, f, n = Opcode(bits & 0xFF), body(bits), len(launch["lanes"])
     if opcode is Opcode.LOAD:
         return {"n_words": f["n_words"], "d_base": f["d_base"], "d_stride": f["d_stride"],
-                "n_rows": n if f["index"] in (Index.TOKEN.value, Index.POSITION.value) else 1}
+                "n_rows": n if f["index"] in _LANES else 1}
     if opcode is Opcode.MATMUL:
         return {key: f[key] for key in ("n_row_groups", "n_col_blocks", "planes", "bank")} | {
             "n_lanes": n if f["tokens"] == Tokens.ALL.value else 1}

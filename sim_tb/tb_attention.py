@@ -1,5 +1,6 @@
 """Bench of the attention unit: whole heads, back to back, against the golden attention and the golden records."""
 
+import itertools
 from dataclasses import dataclass
 
 import cocotb
@@ -36,12 +37,14 @@ class Segment:
 
 
 class Head:
-    """One KV head of a scenario: random inputs of a kind, and what must come out. ``sight``: window, sinks, bidirectional, cap."""
+    """One KV head of a scenario: random inputs of a kind, and what must come out. ``sight``: window, sinks, bidirectional,
+    rebased, cap. With ``rebased`` the queries are there twice, the second time in the other bank."""
 
     def __init__(self, numbers, kind, segments, *, group, head_dim, bank, int4=0, **sight):
         self.segments, self.group, self.head_dim, self.bank = segments, group, head_dim, bank
         self.int4, self.sight = int4, sight
         self.parts = [self._part(numbers, kind, segment) for segment in segments]
+        self.rebased = [self._part(numbers, kind, segment)[1:3] for segment in segments] if sight["rebased"] else []
         # By lane: the segment's tensors, the token in it.
         self.lanes = [(part, t) for part, segment in zip(self.parts, segments) for t in range(segment.n)]
 
@@ -76,8 +79,16 @@ class Head:
 
     def golden(self, n_slices):
         """acc (T, G, D) and scale (T, G) of all lanes."""
-        results = [attend(*tensors, segment.first, n_slices, **self.sight) for segment, *tensors in self.parts]
+        sight = {name: value for name, value in self.sight.items() if name != "rebased"}
+        results = [attend(*tensors, segment.first, n_slices, rebased=rebased, **sight)
+                   for (segment, *tensors), rebased in itertools.zip_longest(self.parts, self.rebased)]
         return [torch.cat(parts) for parts in zip(*results)]
+
+    def queries(self):
+        """(bank, query head, lane, vector, factor) of all queries."""
+        for bank, parts in ((self.bank, [part[1:3] for part in self.parts]), (self.bank ^ 1, self.rebased)):
+            rows = [(q[t], qf[t]) for q, qf in parts for t in range(len(q))]
+            yield from ((bank, h, lane, q[h], qf[h]) for h in range(self.group) for lane, (q, qf) in enumerate(rows))
 
     def record(self, part, position, port_bytes):
         _, _, _, k, ks, v, vs = part
@@ -165,9 +176,8 @@ class Bench:
     async def send_rows(self, head):
         """Q, K and V of a head."""
         n_tokens = len(head.lanes)
-        for h in range(head.group):
-            for lane, ((_, q, qf, *_), t) in enumerate(head.lanes):
-                await self.quant.send(row_words(QuantSink.Q, lane, h, head.bank, q[t, h], qf[t, h], self.lanes))
+        for bank, h, lane, q, qf in head.queries():
+            await self.quant.send(row_words(QuantSink.Q, lane, h, bank, q, qf, self.lanes))
         for sink, which in ((QuantSink.K, 3), (QuantSink.V, 5)):
             for lane in range(n_tokens):
                 part, t = head.lanes[lane]
@@ -192,7 +202,8 @@ class Bench:
         assert [w["last"] for w in got] == [0] * (len(data) - 1) + [1]
 
     async def run(self, heads, numbers, ahead):
-        """Heads of one launch. ``ahead``: the ATTEND of a head waits until the rows of so many later heads are in."""
+        """Heads of one launch. ``ahead``: the ATTEND of a head waits until the rows of so many later heads are in. Rows of a head
+        come when the banks that they go to are free."""
         head_words = -(-heads[0].head_dim // self.port_bytes)
         n_tokens = len(heads[0].lanes)
         self.launch(heads[0].segments, numbers)
@@ -201,7 +212,8 @@ class Bench:
 
         async def rows():
             for number, head in enumerate(heads):
-                await self.until(lambda n=number: self.n_done - began > n - 2, "the bank's former ATTEND")
+                free = number if any(each.rebased for each in heads[max(number - 1, 0):number + 1]) else number - 1
+                await self.until(lambda n=free: self.n_done - began >= n, "the bank's former ATTEND")
                 await self.send_rows(head)
                 rows_in[0] += 1
 
@@ -250,7 +262,7 @@ class Bench:
     watched = 0
 
 
-NO_LIMIT = {"window": 0, "sinks": 0, "bidirectional": 0, "cap": 0}
+NO_LIMIT = {"window": 0, "sinks": 0, "bidirectional": 0, "rebased": 0, "cap": 0}
 
 
 def random_segments(numbers, sizes):
@@ -273,7 +285,8 @@ def random_sight(numbers, sizes, segments):
                              numbers.randint(1, first + n)))
     sinks = numbers.choice((0, 1, 4, sizes["n_ports"] + 1, numbers.randint(0, first + n)))
     cap = numbers.choice((0, 0, 1, numbers.randrange(1 << 20), 72 << 16, numbers.randrange(1 << 30)))
-    return {"window": window, "sinks": sinks, "bidirectional": int(numbers.random() < 0.3), "cap": cap}
+    return {"window": window, "sinks": sinks, "bidirectional": int(numbers.random() < 0.3), "rebased": numbers.randrange(2),
+            "cap": cap}
 
 
 def random_heads(numbers, sizes, kind):
@@ -295,7 +308,8 @@ async def matches_golden(dut, stall):
     await reset(dut)
     for number in range(parameters()["n_scenarios"]):
         kind = KINDS[number % len(KINDS)]
-        await bench.run(random_heads(numbers, bench.sizes, kind), numbers, ahead=numbers.randrange(2))
+        heads = random_heads(numbers, bench.sizes, kind)
+        await bench.run(heads, numbers, ahead=0 if any(head.rebased for head in heads) else numbers.randrange(2))
 
 
 @cocotb.test()

@@ -38,7 +38,7 @@ def near(numbers, size, run):
     if opcode == 1:
         base, stride, words = place(size["p_words"])
         return raw(1, d_base=base, d_stride=stride, n_words=numbers.choice([words, words, 0]),
-                   index=numbers.randrange(4), rank=min(255, around(numbers, size["top_k"])))
+                   index=numbers.choice([0, 1, 2, 3, 4, numbers.randrange(8)]), rank=min(255, around(numbers, size["top_k"])))
     if opcode == 2:
         planes = numbers.randrange(8)
         most = ((1 << size["accumulator_bits"] - 1) - 1) // (64 * (3**max(1, planes) - 1)) // size["columns"]

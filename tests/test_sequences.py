@@ -61,6 +61,27 @@ def test_sequences_say_what_the_golden_machine_says(config, memory, model, optio
     assert said == expected and np.array_equal(cache, golden_cache)
 
 
+@pytest.mark.parametrize("config, memory", [(tiny, "kv260"), (duo, "stress")], ids=["tiny", "duo"])
+def test_a_bidirectional_model_encodes_texts(config, memory):
+    """Candidates of every token, bit for bit; and each sees all the others."""
+    image, found = Image.open(random_image(replace(SMALL, bidirectional=True), config, context=None)[0]), []
+    texts = [[7, 3, 19, 4][:config.token_lanes], [7], [7, 5, 19, 4][:config.token_lanes], [7, 3]]
+    for backend, timing in (("sim", {"memory": memory, "seed": 5}), ("golden", {})):
+        with Accelerator.open(backend, config=config.name, **timing) as accel:
+            accel.load(image)
+            found.append([[key(candidates) for candidates in accel.encode(text)] for text in texts])
+            assert accel.pages.free_pages == accel.pages.n_pages
+            for text, sentence in (([1] * 5, rf"A text must have at most {config.token_lanes} tokens to be encoded \(those of one "
+                                    r"run\), not 5"), ([99], "Token ids must be 0 to 29, not 99"),
+                                   ([], "The prompt must hold at least one token, not none")):
+                with pytest.raises(ValueError, match=f"^{sentence}$"):
+                    accel.encode(text)
+            with pytest.raises(ValueError, match="^Program must be one of encode, not 'decode'$"):
+                accel.prefill([1])
+    assert found[0] == found[1]
+    assert found[0][0][0] != found[0][2][0], "the first token must see the second"
+
+
 def test_pages_that_the_host_did_not_prepare_stop_the_simulated_accelerator():
     image = Image.open(random_image(SMALL, tiny, context=60, sequences=2)[0])
     with Accelerator.open("sim", config="tiny") as accel:

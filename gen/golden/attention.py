@@ -2,8 +2,10 @@
 
 Positions are shared out over ``n_slices`` slices, position j to slice j mod n_slices, in ascending order. A query of the
 token at position i sees positions j <= i, or with ``bidirectional`` all of its segment too; with a window W > 0 only those with
-j > i - W or j < sinks. What a query does not see adds nothing to it. For one query (int8 vector q, binary32 factor qf) and one
-position (int8 vectors k, v, binary32 scales ks, vs):
+j > i - W or j < sinks. What a query does not see adds nothing to it. Where queries are given a second time (``rebased``: as they
+are when positions count within what is kept), a query that sees j only as a sink, j < sinks and j <= i - W, meets it with its
+second vector and factor. For one query (int8 vector q, binary32 factor qf) and one position (int8 vectors k, v, binary32 scales
+ks, vs):
 
     s = sum_d q[d] k[d]                                 exact
     z = to_fixed((f32(s) * qf) * ks)                    binary32 products; then 16 fraction bits, half to even,
@@ -120,7 +122,14 @@ def visible(first_position, n_tokens, *, window=0, sinks=0, bidirectional=False)
     return seen & ((j < sinks) | (j > own - window)) if window else seen
 
 
-def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False, cap=0):
+def _only_sinks(first_position, n_tokens, window, sinks):
+    """Which positions a token of a segment sees only because they are sinks: bool (T, J)."""
+    own = first_position + torch.arange(n_tokens)[:, None]
+    j = torch.arange(first_position + n_tokens)
+    return (j < sinks) & (j <= own - window)
+
+
+def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False, rebased=None, cap=0):
     """Attention of the query heads of one KV head, for one segment.
 
     Parameters
@@ -131,6 +140,7 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, 
     n_slices : int, slices (ports) the positions are shared out over
     window, sinks, bidirectional : what a token sees, as above
     cap : int, soft-cap of the logarithms of the weights in units of 2**-16, as above; 0: none
+    rebased : (q, qf) once more for sinks before the window, or None: the same
 
     Returns (acc, scale): int32 (T, G, D) and float32 (T, G); the output is acc * scale[..., None] in binary32.
     """
@@ -141,6 +151,9 @@ def attend(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, 
         f"k and v must be {(n_positions, head_dim)}, not {tuple(k.shape)} and {tuple(v.shape)}"
     assert ks.shape == vs.shape == (n_positions,) and qf.shape == (n_tokens, group)
     mant, e = _weights(q, qf, k, ks, cap)
+    if rebased is not None and window:
+        only_sinks = _only_sinks(first_position, n_tokens, window, sinks)[:, None]
+        mant, e = (torch.where(only_sinks, other, usual) for usual, other in zip((mant, e), _weights(*rebased, k, ks, cap)))
     w, ew, not_zero = _times_scale(mant, e, vs)
     seen = visible(first_position, n_tokens, window=window, sinks=sinks, bidirectional=bidirectional)
     seen = seen[:, None].expand_as(mant)

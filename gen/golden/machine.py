@@ -20,7 +20,7 @@ from celosia.gen.golden.records import Region, low_four, ranges_read
 from celosia.gen.golden.vector import VectorState, accepted, best, run_vector
 from celosia.hw import isa
 from celosia.hw.formats import TRITS_PER_BYTE, unpack_trit_byte
-from celosia.hw.isa import DESCRIPTOR_BYTES, Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
+from celosia.hw.isa import DESCRIPTOR_BYTES, LANE_INDEXES, Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
 from celosia.hw.regs import Error
 
 __all__ = ["Machine", "MachineError", "lanes_of"]
@@ -214,7 +214,8 @@ class Machine:
             f = self.of_group(Opcode.LOAD, f, self._gathered(index, f) // c.row_quantum)
         row_bytes = f["n_words"] * c.vector_lanes * 4 // c.n_ports
         rows = {Index.NONE: [0], Index.TOKEN: self._token_ids,
-                Index.POSITION: [position for _, position in self._lanes]}[f["index"]]
+                Index.POSITION: [position for _, position in self._lanes],
+                Index.REBASED: [min(position, f["limit"]) for _, position in self._lanes]}[f["index"]]
         for r, row in enumerate(rows):
             ports = self._ports(index, f, row * f["index_stride"], row_bytes).reshape(c.n_ports, -1, c.port_bytes)
             words = torch.from_numpy(ports.transpose(1, 0, 2).copy().view("<f4").reshape(f["n_words"], c.vector_lanes))
@@ -322,10 +323,11 @@ class Machine:
         rows = _of_size(self._rows.popleft(), head_size)
         for past, (_, first, lane, n) in zip(pasts, self._segments):
             own = slice(lane, lane + n)
+            usual, other = ((self._query[bank, own, :f["group"], :head_size], self._query_scale[bank, own, :f["group"]])
+                            for bank in (f["bank"], f["bank"] ^ 1))
             acc, scale = attend(
-                self._query[f["bank"], own, :f["group"], :head_size], self._query_scale[f["bank"], own, :f["group"]],
-                *(torch.cat((old, new[own])) for old, new in zip(past, rows)), first, c.n_ports,
-                window=f["window"], sinks=f["sinks"], bidirectional=bool(f["bidirectional"]), cap=f["cap"])
+                *usual, *(torch.cat((old, new[own])) for old, new in zip(past, rows)), first, c.n_ports, window=f["window"],
+                sinks=f["sinks"], bidirectional=bool(f["bidirectional"]), rebased=other if f["rebased"] else None, cap=f["cap"])
             self._vector.push_attend(acc.reshape(-1, c.vector_lanes),
                                      scale.reshape(-1).repeat_interleave(head_size // c.vector_lanes))
 
@@ -353,7 +355,7 @@ def size_fits(config, opcode, f, n_tokens):
     if "tokens" in f and f["tokens"] is Tokens.LANE and f["lane"] >= n_tokens:
         return False
     if opcode is Opcode.LOAD:
-        rows = n_tokens if f["index"] in (Index.TOKEN, Index.POSITION) else 1
+        rows = n_tokens if f["index"] in LANE_INDEXES else 1
         return (f["n_words"] and end("d_base", "d_stride", rows) <= config.p_words
                 and (f["index"] is not Index.CANDIDATE or f["rank"] < config.top_k))
     if opcode is Opcode.MATMUL:

@@ -85,7 +85,8 @@ class GoldenModel:
         return ops.bit_linear(codes, scale, weights, row_scale)
 
     def hidden(self, token_ids, first_position):
-        """Output of the last layer, float32 (tokens, hidden); fills the cache from ``first_position``."""
+        """Output of the last layer, float32 (tokens, hidden); fills the cache from ``first_position``. A bidirectional model is
+        given whole texts."""
         n = len(token_ids)
         if not 0 <= first_position <= self.context - n:
             raise ValueError(f"Positions must be within the context of {self.context}, "
@@ -131,12 +132,20 @@ class GoldenModel:
         split = x.unflatten(-1, (-1, self.config.head_dim))
         return torch.nn.functional.pad(split, (0, self._head_pad - self.config.head_dim)).flatten(-2)
 
+    def _queries(self, q, cos, sin):
+        """(codes, factors) of queries (T, heads, head_dim) at positions with these rows of the rotary table."""
+        codes, scale = ops.quantise_row(ops.rope(q, cos, sin))
+        return codes, f32.mul(scale[..., 0], self._factor)
+
     def _attention(self, i, codes, scale, now):
         """Output of all heads (T, heads * head_dim); writes the cache of layer i."""
         c, n = self.config, now.stop - now.start
         q, k, v = (self._linear(i, name, codes, scale).view(n, -1, c.head_dim) for name in "qkv")
         cos, sin = self._cos[now], self._sin[now]
-        q, q_scale = ops.quantise_row(ops.rope(q, cos, sin))
+        queries = [self._queries(q, cos, sin)]
+        if c.rebased(i) is not None:
+            kept = torch.arange(now.start, now.stop).clamp(max=c.rebased(i))
+            queries.append(self._queries(q, self._cos[kept], self._sin[kept]))
         for cache, cache_scale, x, top in ((self.keys, self.key_scales, ops.rope(k, cos, sin), self._key_top),
                                            (self.values, self.value_scales, v, self._value_top)):
             x, x_scale = ops.quantise_row(x, top)
@@ -144,11 +153,12 @@ class GoldenModel:
         outputs = []
         for head in range(c.n_kv_heads):
             group = slice(head * c.n_heads // c.n_kv_heads, (head + 1) * c.n_heads // c.n_kv_heads)
+            usual, *rebased = ((q[:, group], factor[:, group]) for q, factor in queries)
             acc, out_scale = attend(
-                q[:, group], f32.mul(q_scale[:, group, 0], self._factor),
-                self.keys[i, head, :now.stop], self.key_scales[i, head, :now.stop],
+                *usual, self.keys[i, head, :now.stop], self.key_scales[i, head, :now.stop],
                 self.values[i, head, :now.stop], self.value_scales[i, head, :now.stop], now.start, self._n_slices,
-                window=c.window(i), sinks=c.sinks, cap=self._cap)
+                window=c.window(i), sinks=c.sinks, bidirectional=c.bidirectional, rebased=rebased[0] if rebased else None,
+                cap=self._cap)
             outputs.append(f32.mul(f32.from_int(acc), out_scale[..., None]))
         found = torch.cat(outputs, 1).reshape(n, -1)
         return found if self._value_top == 127 else f32.mul(found, ops.number(127 / self._value_top))

@@ -3,7 +3,7 @@
 ::
 
     i_past (memory) --+--> two elements a byte: a beat is two words --+--> o_key
-    i_chunk ----------+-----------------------------------------------+--> o_scale, with o_viewers
+    i_chunk ----------+-----------------------------------------------+--> o_scale
                                                                       +--> o_value
 
 Records come in the order K, scales, V; those of the chunk have a byte an element always. One word a cycle.
@@ -33,7 +33,7 @@ class Feeder(wiring.Component):
     i_past, i_chunk : In, words of a port
     o_key, o_value : Out, words of K and V
     o_scale : Out(stream(RecordScale))
-    o_viewers : Out(Viewers), with o_scale
+    o_viewers : Out(stream(Viewers)), one a record, taken before it ends
     """
 
     def __init__(self, *, sizes):
@@ -43,7 +43,8 @@ class Feeder(wiring.Component):
         beat = stream.Signature(sizes.beat)
         super().__init__({
             "start": In(1), "job": In(SliceJob(sizes)), "i_past": In(beat), "i_chunk": In(beat),
-            "o_key": Out(beat), "o_scale": Out(stream.Signature(RecordScale)), "o_viewers": Out(Viewers), "o_value": Out(beat)})
+            "o_key": Out(beat), "o_scale": Out(stream.Signature(RecordScale)), "o_value": Out(beat),
+            "o_viewers": Out(stream.Signature(Viewers))})
 
     def elaborate(self, platform):
         m = Module()
@@ -102,19 +103,26 @@ class Feeder(wiring.Component):
             m.d.sync += [past_left.eq(share.n_past), chunk_left.eq(share.n_chunk),
                          past.eq(share.n_past != 0), chunk.eq((share.n_past == 0) & (share.n_chunk != 0)),
                          last_word.eq(single)]
-        self._view(m, record_end, chunk)
+        self._view(m, record_end, past, chunk)
         return m
 
-    def _view(self, m, record_end, chunk):
+    def _view(self, m, record_end, past, chunk):
         """Who sees the record at hand."""
         job, share, token, reach = self.job, self.job.share, Signal(4), Signal(REACH)
+        viewers, windowed, begins, due = self.o_viewers, Signal(REACH), Signal(), Signal()
         sinks_left, before_left = Signal(16, reset_less=True), Signal(16, reset_less=True)
         sink, before = Signal(), Signal()       # a cycle late; a record takes three
         m.d.sync += [sink.eq(sinks_left != 0), before.eq(before_left != 0)]
         m.d.comb += [
-            self.o_viewers.first.eq(Mux(chunk & ~job.bidirectional, token, 0)),
-            self.o_viewers.until.eq(Mux(sink, 16, Mux(before, 0, reach))),
+            windowed.eq(Mux(before, 0, reach)),
+            viewers.valid.eq(due & (past | chunk)), viewers.p.first.eq(Mux(chunk & ~job.bidirectional, token, 0)),
+            viewers.p.until.eq(Mux(sink, 16, windowed)), viewers.p.rebased.eq(Mux(sink & job.rebased, windowed, 16)),
         ]
+        m.d.sync += begins.eq(record_end | self.start)
+        with m.If(begins):
+            m.d.sync += due.eq(1)
+        with m.Elif(self.start | (viewers.valid & viewers.ready)):
+            m.d.sync += due.eq(0)
         with m.If(record_end):
             m.d.sync += [sinks_left.eq(sinks_left - sink), before_left.eq(before_left - before)]
             with m.If(~before & (reach < 16)):

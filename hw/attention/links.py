@@ -126,7 +126,7 @@ class SliceJob(data.StructLayout):
     """A slice's part of a command, for one segment."""
     def __init__(self, sizes):
         super().__init__({
-            "share": Share, "head_words": 6, "bank": 1, "int4": 2, "bidirectional": 1, "cap": CAP_BITS,
+            "share": Share, "head_words": 6, "bank": 1, "int4": 2, "bidirectional": 1, "cap": CAP_BITS, "rebased": 1,
             "n_passes": range(sizes.max_passes + 1),
             "lane_passes": data.ArrayLayout(range(sizes.max_passes + 1), sizes.query_lanes),
             "rest": 3,      # idle cycles after a record, so that it takes VISIT_GAP
@@ -150,9 +150,11 @@ class TableWrite(data.StructLayout):
 
 
 class Viewers(data.Struct):
-    """The tokens that see a record, counted from the first of the segment: first .. until - 1."""
+    """The tokens that see a record, counted from the first of the segment: first .. until - 1; those from ``rebased`` on with
+    their re-based queries."""
     first: unsigned(4)
     until: REACH
+    rebased: REACH
 
 
 class RecordScale(data.Struct):
@@ -162,12 +164,13 @@ class RecordScale(data.Struct):
 
 
 class ScorePass(data.StructLayout):
-    """The scores of one pass and record. ``seen`` says which lanes count, ``odd`` and ``last`` are of the record."""
+    """The scores of one pass and record. ``index`` and ``bank`` say where the queries are, ``seen`` which lanes count; ``odd`` and
+    ``last`` are of the record."""
     def __init__(self, sizes):
         lanes = sizes.query_lanes
         super().__init__({"number": range(sizes.max_passes), "score": data.ArrayLayout(signed(sizes.score_bits), lanes),
-                          "index": data.ArrayLayout(sizes.slots.index_bits, lanes), "seen": data.ArrayLayout(1, lanes),
-                          "odd": 1, "last": 1})
+                          "index": data.ArrayLayout(sizes.slots.index_bits, lanes), "bank": data.ArrayLayout(1, lanes),
+                          "seen": data.ArrayLayout(1, lanes), "odd": 1, "last": 1})
 
 
 class LaneWeight(data.Struct):

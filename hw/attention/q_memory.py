@@ -25,12 +25,10 @@ class QueryMemory(wiring.Component):
     Members
     -------
     write_en, write : In
-    bank : In(1)
-        Of all reads.
     word : In
         Word of the head, for all lanes.
-    index : In, and data : Out one cycle later, a lane
-    factor_lane, factor_index : In, and factor : Out one cycle later
+    index, bank : In, and data : Out one cycle later, a lane
+    factor_lane, factor_index, factor_bank : In, and factor : Out one cycle later
     """
 
     def __init__(self, *, sizes):
@@ -40,9 +38,9 @@ class QueryMemory(wiring.Component):
         lanes, index = sizes.query_lanes, unsigned(sizes.slots.index_bits)
         super().__init__({
             "write_en": In(1), "write": In(QueryWrite(sizes)),
-            "bank": In(1), "word": In(sizes.head_words_log2),
-            "index": In(index).array(lanes), "data": Out(sizes.beat).array(lanes),
-            "factor_lane": In(range(lanes)), "factor_index": In(index), "factor": Out(32),
+            "word": In(sizes.head_words_log2), "index": In(index).array(lanes), "bank": In(1).array(lanes),
+            "data": Out(sizes.beat).array(lanes),
+            "factor_lane": In(range(lanes)), "factor_index": In(index), "factor_bank": In(1), "factor": Out(32),
         })
 
     def elaborate(self, platform):
@@ -62,7 +60,7 @@ class QueryMemory(wiring.Component):
                 port.addr.eq(Cat(write.word, write.index, write.bank)),
                 port.data.eq(write.data),
                 read.en.eq(1),
-                read.addr.eq(Cat(self.word, self.index[lane], self.bank)),
+                read.addr.eq(Cat(self.word, self.index[lane], self.bank[lane])),
                 self.data[lane].eq(read.data),
             ]
 
@@ -75,7 +73,7 @@ class QueryMemory(wiring.Component):
             port.addr.eq(Cat(write.lane[:lane_log2], write.index, write.bank)),
             port.data.eq(write.factor),
             read.en.eq(1),
-            read.addr.eq(Cat(self.factor_lane[:lane_log2], self.factor_index, self.bank)),
+            read.addr.eq(Cat(self.factor_lane[:lane_log2], self.factor_index, self.factor_bank)),
             self.factor.eq(read.data),
         ]
         return m

@@ -7,8 +7,9 @@
     pass i --> table --> query memory --> A x B products --> adder tree --> partial[i] (+)= --> after the last word: o
               s0        s1          s2                s3                ..  sum
 
-One pass a cycle. The passes of the last word also need the record's viewers and a place for the weight
-(``space``). After the issue of a pass nothing stalls: ``o`` comes a fixed number of cycles later, without a handshake.
+One pass a cycle, once it is known who sees the record: a token that sees it with its re-based query finds that in the other
+bank. The passes of the last word also need a place for the weight (``space``). After the issue of a pass nothing stalls: ``o``
+comes a fixed number of cycles later, without a handshake.
 """
 
 from amaranth.hdl import Module, Mux, Signal, signed
@@ -49,7 +50,7 @@ class Scores(wiring.Component):
     odd : Out(1), the record at hand is the second, the fourth, ..
     space : In(1), one more pass of weights of this record has a place
     issue : Out(1), a pass of weights was begun
-    q_word, q_index : Out, and q_data : In one cycle later: the query memory
+    q_word, q_index, q_bank : Out, and q_data : In one cycle later: the query memory
     o_valid, o : Out, scores of a pass
     """
 
@@ -63,7 +64,7 @@ class Scores(wiring.Component):
             "i_key": In(stream.Signature(sizes.beat)), "i_viewers": In(stream.Signature(Viewers)),
             "odd": Out(1), "space": In(1), "issue": Out(1),
             "q_word": Out(sizes.head_words_log2), "q_index": Out(sizes.slots.index_bits).array(lanes),
-            "q_data": In(sizes.beat).array(lanes),
+            "q_bank": Out(1).array(lanes), "q_data": In(sizes.beat).array(lanes),
             "o_valid": Out(1), "o": Out(ScorePass(sizes)),
         })
 
@@ -77,7 +78,7 @@ class Scores(wiring.Component):
         m.d.comb += [
             last_word.eq(word == job.head_words - 1),
             last_pass.eq(number == job.n_passes - 1),
-            go.eq(self.i_key.valid & (rest == 0) & (~last_word | (self.i_viewers.valid & self.space))),
+            go.eq(self.i_key.valid & self.i_viewers.valid & (rest == 0) & (~last_word | self.space)),
             self.issue.eq(go & last_word),
             self.i_key.ready.eq(go & last_pass),
             self.i_viewers.ready.eq(go & last_pass & last_word),
@@ -109,14 +110,15 @@ class Scores(wiring.Component):
             m.submodules[f"table_{lane}"] = table
             write, read = table.write_port(), table.read_port(domain="comb")
             s1_token, s1_index = Signal(4, reset_less=True), Signal(sizes.slots.index_bits, reset_less=True)
-            s1_used = Signal(reset_less=True)
+            s1_used, s1_bank = Signal(reset_less=True), Signal(reset_less=True)
             m.d.comb += [
                 write.en.eq(self.table_en & (self.table.lane == lane)), write.addr.eq(self.table.number),
                 write.data.token.eq(self.table.token), write.data.index.eq(self.table.index),
-                read.addr.eq(number), self.q_index[lane].eq(s1_index),
+                read.addr.eq(number), self.q_index[lane].eq(s1_index), self.q_bank[lane].eq(s1_bank),
             ]
             m.d.sync += [s1_token.eq(read.data.token), s1_index.eq(read.data.index),
-                         s1_used.eq(number < job.lane_passes[lane])]
+                         s1_used.eq(number < job.lane_passes[lane]),
+                         s1_bank.eq(job.bank ^ (read.data.token >= self.i_viewers.p.rebased))]
             s2_seen = Signal(reset_less=True)
             m.d.sync += s2_seen.eq(s1_used & (s1_token >= s1_viewers.first) & (s1_token < s1_viewers.until))
 
@@ -127,7 +129,7 @@ class Scores(wiring.Component):
                                        * s2_key.word_select(element, 8).as_signed())
                 products.append(product)
             dot, stages = _tree(m, products)
-            dots.append((dot, delay(m, s1_index, 2 + stages), delay(m, s2_seen, 1 + stages)))
+            dots.append((dot, delay(m, s1_index, 2 + stages), delay(m, s1_bank, 2 + stages), delay(m, s2_seen, 1 + stages)))
 
         # The sum over the words of a head.
         late = 2 + stages
@@ -137,12 +139,13 @@ class Scores(wiring.Component):
         m.d.comb += self.o.eq(result)
         m.d.sync += [self.o_valid.eq(sum_go & sum_last), result.number.eq(sum_number),
                      result.odd.eq(delay(m, s1_odd, late)), result.last.eq(delay(m, s1_last_pass, late))]
-        for lane, (dot, index, seen) in enumerate(dots):
+        for lane, (dot, index, bank, seen) in enumerate(dots):
             partial = memory.Memory(shape=signed(sizes.score_bits), depth=sizes.max_passes, init=[])
             m.submodules[f"partial_{lane}"] = partial
             write, read = partial.write_port(), partial.read_port(domain="comb")
             total = Signal(signed(sizes.score_bits))
             m.d.comb += [read.addr.eq(sum_number), total.eq(Mux(sum_first, 0, read.data) + dot),
                          write.en.eq(sum_go), write.addr.eq(sum_number), write.data.eq(total)]
-            m.d.sync += [result.score[lane].eq(total), result.index[lane].eq(index), result.seen[lane].eq(seen)]
+            m.d.sync += [result.score[lane].eq(total), result.index[lane].eq(index), result.bank[lane].eq(bank),
+                         result.seen[lane].eq(seen)]
         return m

@@ -81,8 +81,8 @@ class Slice(wiring.Component):
         def queue(shape, depth):
             return Queue(shape, depth=depth, ram_style="distributed")
 
-        # Viewers leave before the scales, so that they have a place where those have.
-        m.submodules.viewers = viewers = queue(Viewers, _SHORTEST)
+        # A record's viewers come before its scales and leave before them, so that they find a place where those before have one.
+        m.submodules.viewers = viewers = queue(Viewers, 2 * _SHORTEST)
         m.submodules.scales = scales = queue(RecordScale, _SHORTEST)
         m.submodules.passes = passes = queue(ScorePass(sizes), score_places)
         m.submodules.even = even = queue(WeightPass(sizes), weight_places)
@@ -93,6 +93,7 @@ class Slice(wiring.Component):
         connect(m, feeder.o_key, keys.i)
         connect(m, keys.o, scores.i_key)
         connect(m, feeder.o_scale, scales.i)
+        connect(m, feeder.o_viewers, viewers.i)
         connect(m, viewers.o, scores.i_viewers)
         connect(m, scales.o, softmax.i_scale)
         connect(m, passes.o, softmax.i)
@@ -100,13 +101,13 @@ class Slice(wiring.Component):
         connect(m, even.o, values.i_first)
         connect(m, odd.o, values.i_second)
         m.d.comb += [
-            viewers.i.p.eq(feeder.o_viewers), viewers.i.valid.eq(feeder.o_scale.valid & scales.i.ready),
             feeder.start.eq(self.start), scores.start.eq(self.start), values.start.eq(self.start),
             feeder.job.eq(self.job), scores.job.eq(self.job), values.job.eq(self.job), softmax.cap.eq(self.job.cap),
             self.idle.eq(values.idle),
-            queries.write_en.eq(self.query_en), queries.write.eq(self.query), queries.bank.eq(self.job.bank),
+            queries.write_en.eq(self.query_en), queries.write.eq(self.query),
             queries.word.eq(scores.q_word), queries.factor_lane.eq(softmax.factor_lane),
-            queries.factor_index.eq(softmax.factor_index), softmax.factor.eq(queries.factor),
+            queries.factor_index.eq(softmax.factor_index), queries.factor_bank.eq(softmax.factor_bank),
+            softmax.factor.eq(queries.factor),
             scores.table_en.eq(self.table_en), scores.table.eq(self.table),
             softmax.table_en.eq(self.table_en), softmax.table.eq(self.table),
             passes.i.valid.eq(scores.o_valid), passes.i.p.eq(scores.o),
@@ -118,7 +119,8 @@ class Slice(wiring.Component):
             values.drain_half.eq(self.drain_half), values.drain_shift.eq(self.drain_shift),
         ]
         for lane in range(sizes.query_lanes):
-            m.d.comb += [queries.index[lane].eq(scores.q_index[lane]), scores.q_data[lane].eq(queries.data[lane]),
+            m.d.comb += [queries.index[lane].eq(scores.q_index[lane]), queries.bank[lane].eq(scores.q_bank[lane]),
+                         scores.q_data[lane].eq(queries.data[lane]),
                          self.sums[lane].eq(values.sums[lane])]
 
         # Places that are taken or promised, freed a cycle late; three more passes may have been begun when they are counted.

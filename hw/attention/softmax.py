@@ -12,8 +12,9 @@
 
 Sums have four guard bits: a term is shifted down in units of 2**-19 of the largest power of two, and rounded half up.
 
-Nothing stalls: a pass takes A cycles. A query is visited every three cycles at most, so that a visit finds what the
-one before left: the passes of a record, or the rest after it, see to that.
+A pass begins when the scales of its record are there, before any pass of the next record, and takes A cycles without a stall. A
+query is visited every three cycles at most, so that a visit finds what the one before left: the passes of a record, or the rest
+after it, see to that.
 """
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
@@ -65,8 +66,8 @@ class Softmax(wiring.Component):
     table_en, table : In(TableWrite), writes of the pass table: forget the state of the query
     cap : In(CAP_BITS), soft-cap of the job; 0: none
     i : In(stream(ScorePass)), one in A cycles is taken
-    i_scale : In(stream(RecordScale)), there when the last pass of its record is
-    factor_lane, factor_index : Out, and factor : In one cycle later: the query memory
+    i_scale : In(stream(RecordScale)), one a record
+    factor_lane, factor_index, factor_bank : Out, and factor : In one cycle later: the query memory
     o_valid, o_odd, o : Out(WeightPass), LATENCY cycles after the last lane of a pass
     read_lane, read_number : In, and state : Out in the same cycle: for the merge, while nothing is under way
     """
@@ -80,7 +81,8 @@ class Softmax(wiring.Component):
         super().__init__({
             "table_en": In(1), "table": In(TableWrite(sizes)), "cap": In(CAP_BITS),
             "i": In(stream.Signature(ScorePass(sizes))), "i_scale": In(stream.Signature(RecordScale)),
-            "factor_lane": Out(range(sizes.query_lanes)), "factor_index": Out(sizes.slots.index_bits), "factor": In(32),
+            "factor_lane": Out(range(sizes.query_lanes)), "factor_index": Out(sizes.slots.index_bits), "factor_bank": Out(1),
+            "factor": In(32),
             "o_valid": Out(1), "o_odd": Out(1), "o": Out(WeightPass(sizes)),
             "read_lane": In(range(sizes.query_lanes)), "read_number": In(range(sizes.max_passes)),
             "state": Out(QueryState(sizes))})
@@ -91,18 +93,19 @@ class Softmax(wiring.Component):
         lanes, lane_log2 = sizes.query_lanes, ceil_log2(sizes.query_lanes)
 
         # 0: one lane of a pass.
-        lane, last_lane = Signal(range(lanes)), Signal()
+        lane, last_lane, valid = Signal(range(lanes)), Signal(), Signal()
         score = Signal(signed(sizes.score_bits), reset_less=True)
         m.d.sync += score.eq(Array(self.i.p.score)[lane])
         m.d.comb += [
-            last_lane.eq(lane == lanes - 1),
+            last_lane.eq(lane == lanes - 1), valid.eq(self.i.valid & self.i_scale.valid),
             self.factor_lane.eq(lane), self.factor_index.eq(Array(self.i.p.index)[lane]),
-            self.i.ready.eq(last_lane), self.i_scale.ready.eq(self.i.valid & last_lane & self.i.p.last),
+            self.factor_bank.eq(Array(self.i.p.bank)[lane]),
+            self.i.ready.eq(last_lane & self.i_scale.valid), self.i_scale.ready.eq(self.i.valid & last_lane & self.i.p.last),
         ]
-        with m.If(self.i.valid):
+        with m.If(valid):
             m.d.sync += lane.eq(lane + 1)
-        pass_valid = self.i.valid & last_lane
-        counts = self.i.valid & Array(self.i.p.seen)[lane]
+        pass_valid = valid & last_lane
+        counts = valid & Array(self.i.p.seen)[lane]
 
         # The mantissa and exponent of 2**z.
         m.submodules.convert = convert = FromInt(width=sizes.score_bits)

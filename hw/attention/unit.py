@@ -145,7 +145,7 @@ class AttentionUnit(wiring.Component):
             table_en.eq(0), table.lane.eq(walk.lane), table.number.eq(walk.number), table.token.eq(walk.token - first_lane),
             table.index.eq(sizes.slots.index(walk.token, walk.head)),
             job.head_words.eq(command.head_words), job.bank.eq(command.bank), job.int4.eq(command.int4),
-            job.bidirectional.eq(command.bidirectional), job.cap.eq(command.cap),
+            job.bidirectional.eq(command.bidirectional), job.cap.eq(command.cap), job.rebased.eq(command.rebased),
         ]
         for number, slice_ in enumerate(slices):
             m.d.comb += [

@@ -195,7 +195,7 @@ class Sequencer(wiring.Component):
         m.d.comb += self.o_vector.p.command.eq(vector)
         command = self.o_attend.p.command
         m.d.comb += [getattr(command, name).eq(getattr(attend, name))
-                     for name in ("group", "head_words", "bank", "int4", "bidirectional", "window", "sinks", "cap")]
+                     for name in ("group", "head_words", "bank", "int4", "bidirectional", "window", "sinks", "cap", "rebased")]
         record = self.o_record.p
         head_shift = (self._port_bytes // self._lanes).bit_length() - 1
         m.d.comb += [record.offset.eq(vector.addr), record.port_stride.eq(vector.port_stride),
@@ -224,6 +224,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += plan.factor_a.eq(self.token)
                 with m.Elif(load.index == Index.POSITION):
                     m.d.comb += plan.factor_a.eq(position)
+                with m.Elif(load.index == Index.REBASED):
+                    m.d.comb += plan.factor_a.eq(Mux(position > load.limit, load.limit, position))
                 with m.Elif(load.index == Index.CANDIDATE):
                     m.d.comb += plan.factor_a.eq(quantum)
             with m.Case(Opcode.MATMUL.value):

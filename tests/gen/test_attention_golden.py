@@ -41,7 +41,7 @@ def total(parts, top):
             for d in range(len(parts[0][0]))]
 
 
-def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False, cap=0):
+def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0, bidirectional=False, rebased=None, cap=0):
     """The specification in plain loops."""
     n_tokens, group, head_dim = q.shape
     acc, scale = torch.zeros(q.shape, dtype=torch.int32), torch.zeros(n_tokens, group)
@@ -52,8 +52,9 @@ def literal(q, qf, k, ks, v, vs, first_position, n_slices, *, window=0, sinks=0,
             for j in range(k.shape[0] if bidirectional else i + 1):
                 if window and j <= i - window and j >= sinks:
                     continue
-                s = int((q[t, h].to(torch.int64) * k[j].to(torch.int64)).sum())
-                z = float(f32.mul(f32.mul(f32.from_int(torch.tensor(s)), qf[t, h]), ks[j]))
+                query, factor = rebased if rebased and window and j < sinks and j <= i - window else (q, qf)
+                s = int((query[t, h].to(torch.int64) * k[j].to(torch.int64)).sum())
+                z = float(f32.mul(f32.mul(f32.from_int(torch.tensor(s)), factor[t, h]), ks[j]))
                 unit = 2 ** (22 if cap else 16)
                 fixed = max(-2 ** 30, min(2 ** 30, round(z * unit))) if math.isfinite(z) else \
                     (0 if math.isnan(z) else int(math.copysign(2 ** 30, z)))
@@ -104,7 +105,9 @@ def test_is_its_specification(seed):
                      factor=(0.005, 0.05, 1.0)[seed % 3], spread=(1.0, 8.0, 30.0)[seed // 4], zeros=0.2 * (seed % 2))
     n_slices = (1, 2, 4)[seed % 3]
     sight = {"window": (0, 1, 3, 8, 40)[seed % 5], "sinks": (0, 1, 4)[seed // 4], "bidirectional": seed % 4 == 3,
-             "cap": (0, 1 << 16, 70 << 16)[seed % 3]}
+             "rebased": case(seed + 99, n_tokens=1 + seed % 4, group=1 + seed % 3, head_dim=4, first_position=0,
+                             factor=0.05)[:2] if seed % 3 else None,
+             "cap": (0, 1 << 16, 70 << 16)[seed // 2 % 3]}
     acc, scale = attend(*arguments, n_slices, **sight)
     acc_literal, scale_literal = literal(*arguments, n_slices, **sight)
     assert torch.equal(acc, acc_literal)
@@ -122,6 +125,29 @@ def test_chunks_do_not_matter(n_slices):
         assert torch.equal(part[0], acc[first:last]) and torch.equal(part[1], scale[first:last])
         first = last
     assert first == 24
+
+
+@pytest.mark.parametrize("window,sinks,first", [(1, 4, 3), (3, 1, 2), (2, 3, 0), (8, 4, 6), (4, 12, 9)])
+def test_rebased_queries_are_their_specification(window, sinks, first):
+    arguments = case(window, n_tokens=4, group=2, head_dim=4, first_position=first)
+    sight = {"window": window, "sinks": sinks, "rebased": case(9, n_tokens=4, group=2, head_dim=4, first_position=0)[:2]}
+    (acc, scale), (acc_literal, scale_literal) = attend(*arguments, 2, **sight), literal(*arguments, 2, **sight)
+    assert torch.equal(acc, acc_literal) and torch.equal(scale, scale_literal)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 9])
+def test_rebased_queries_matter_for_sinks_before_the_window_alone(n_tokens):
+    q, qf, k, ks, v, vs, first = case(2, n_tokens=n_tokens, group=2, head_dim=16, first_position=40)
+    other = case(3, n_tokens=n_tokens, group=2, head_dim=16, first_position=0)[:2]
+
+    def found(rebased, **sight):
+        return attend(q, qf, k, ks, v, vs, first, 4, rebased=rebased, **sight)
+
+    for sight in ({}, {"window": 5}, {"window": 50, "sinks": 3}, {"sinks": 4}):
+        assert all(torch.equal(a, b) for a, b in zip(found(other, **sight), found(None, **sight)))
+    sight = {"window": 5, "sinks": 3}
+    assert not torch.equal(found(other, **sight)[0], found(None, **sight)[0])
+    assert all(torch.equal(a, b) for a, b in zip(found((q, qf), **sight), found(None, **sight)))
 
 
 @pytest.mark.parametrize("window,sinks", [(1, 0), (5, 0), (5, 1), (16, 4), (64, 3)])

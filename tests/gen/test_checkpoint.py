@@ -361,6 +361,23 @@ def test_caps_that_are_refused(master, tmp_path, change, sentence):
         load(changed(master, tmp_path, {"head_dim": 6} | change))
 
 
+@pytest.mark.parametrize("said", [{"bidirectional": True}, {"is_causal": False}])
+def test_a_config_says_that_a_model_is_bidirectional(tmp_path, said):
+    from transformers import LlamaConfig, LlamaForCausalLM
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, initializer_range=0.3))
+    model.save_pretrained(tmp_path)
+    assert not load(tmp_path).config.bidirectional
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | said))
+    found, tokens = load(tmp_path), torch.randint(30, (1, 12))
+    assert found.config.bidirectional
+    with torch.no_grad():
+        expected = model(tokens, attention_mask=torch.zeros(1, 1, 12, 12)).logits       # what is added to scores: no one is masked
+    assert torch.allclose(FloatModel(found).logits(tokens), expected, atol=1e-4)
+    assert not torch.allclose(model(tokens).logits, expected, atol=1e-2)
+
+
 def test_layers_are_read_when_they_are_asked_for(master, tmp_path):
     found = load(changed(master, tmp_path, {}, {f"{NAME}.weight": torch.full((40, 24), float("nan"))}))
     assert len(found.layers) == 2 and found.layers[0]["up"].shape == (40, 24)

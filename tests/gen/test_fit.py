@@ -8,7 +8,7 @@ from random_models import SMALL, random_image
 from celosia.gen import fit
 from celosia.gen.model import ModelConfig
 from celosia.gen.place import Layout
-from celosia.gen.program import PROGRAMS, compile_program
+from celosia.gen.program import compile_programs
 from celosia.gen.window import place
 from celosia.hw.configs import kv260, tiny
 
@@ -50,7 +50,7 @@ def test_a_model_of_700_million_weights_fits_kv260():
     """Sizes alone: compiled, not packed."""
     layout = Layout(LARGE, kv260, 2048)
     placement, model_bytes, cache_bytes = place(layout, _NoScales())
-    programs = {name: compile_program(placement, name) for name in PROGRAMS}
+    programs = compile_programs(placement)
     assert fit.check(layout, programs) == []
     trits = sum(m.rows * m.columns for name, m in placement.matrices.items() if name != "head")
     assert trits / 5 < 1.05 * 135.9e6       # bytes of layer weights; 1536 columns are padded to 1600

@@ -32,8 +32,9 @@ def turned(row, position, theta):
            [row[i + half] * math.cos(a) + row[i] * math.sin(a) for i, a in enumerate(angles)]
 
 
-def plain_attention(golden, layer, codes, scale, key_top, value_top, window, sinks):
-    """float64 (T, heads, D), of lists and loops."""
+def plain_attention(golden, layer, codes, scale, key_top, value_top, window, sinks, rebase, bidirectional=False):
+    """float64 (T, heads, D), of lists and loops. With ``rebase`` as StreamingLLM has it: what a token sees gets positions 0, 1, 2,
+    .. in order, keys and the query itself alike."""
     c, n = golden.config, len(codes)
     matrices = quantise(random_checkpoint(c)).layers[layer]
 
@@ -46,28 +47,46 @@ def plain_attention(golden, layer, codes, scale, key_top, value_top, window, sin
     found = torch.zeros(n, c.n_heads, c.head_dim, dtype=torch.float64)
     for head in range(c.n_heads):
         kv = head // c.group
-        keys = [rounded(turned(k[j][kv], j, c.rope_theta), key_top) for j in range(n)]
         values = [rounded(v[j][kv], value_top) for j in range(n)]
         for i in range(n):
-            query = rounded(turned(q[i][head], i, c.rope_theta), 127)
-            seen = [j for j in range(i + 1) if not window or j < sinks or j > i - window]
-            weights = [math.exp(sum(a * b for a, b in zip(query, keys[j])) / math.sqrt(c.head_dim)) for j in seen]
+            seen = [j for j in range(n if bidirectional else i + 1) if not window or j < sinks or j > i - window]
+            places = range(len(seen)) if rebase and window else seen
+            at = places[seen.index(i)]
+            weights = []
+            for j, place in zip(seen, places):
+                query = rounded(turned(q[i][head], j + at - place, c.rope_theta), 127)     # at this distance from the key
+                key = rounded(turned(k[j][kv], j, c.rope_theta), key_top)
+                weights.append(math.exp(sum(a * b for a, b in zip(query, key)) / math.sqrt(c.head_dim)))
             found[i, head] = sum(w / sum(weights) * torch.tensor(values[j], dtype=torch.float64) for w, j in zip(weights, seen))
     return found
 
 
 @pytest.mark.parametrize("kv", KV_TOPS)
-@pytest.mark.parametrize("window, sinks", [(0, 0), (5, 0), (5, 2), (1, 0)])
-def test_attention_is_that_of_the_definition(kv, window, sinks):
-    config = SMALL.with_window(window, sinks)
+@pytest.mark.parametrize("window, sinks, rebase", [(0, 0, True), (5, 0, True), (5, 2, True), (5, 2, False), (1, 0, True),
+                                                   (1, 7, True)])
+def test_attention_is_that_of_the_definition(kv, window, sinks, rebase):
+    config = SMALL.with_window(window, sinks, rebase)
     golden, n, layer = golden_with(config, kv=kv), 20, 1
     generator = torch.Generator().manual_seed(3)
     codes = torch.randint(-128, 128, (n, config.hidden_size), generator=generator).to(torch.int8)
     scale = (0.5 + torch.rand(n, 1, generator=generator)) / 50
     found = golden._attention(layer, codes, scale, slice(0, n)).view(n, config.n_heads, -1).double()
-    wanted = plain_attention(golden, layer, codes, scale, *KV_TOPS[kv], window, sinks)
+    wanted = plain_attention(golden, layer, codes, scale, *KV_TOPS[kv], window, sinks, rebase)
     assert (found - wanted).abs().max() < 2**-10 * wanted.abs().max()
     assert golden.keys[layer].abs().max() == KV_TOPS[kv][0] and golden.values[layer].abs().max() == KV_TOPS[kv][1]
+
+
+def test_tokens_of_a_bidirectional_model_see_all_of_their_text():
+    config = replace(SMALL, bidirectional=True)
+    golden, n, layer = golden_with(config), 12, 1
+    generator = torch.Generator().manual_seed(5)
+    codes = torch.randint(-128, 128, (n, config.hidden_size), generator=generator).to(torch.int8)
+    scale = (0.5 + torch.rand(n, 1, generator=generator)) / 50
+    found = golden._attention(layer, codes, scale, slice(0, n)).view(n, config.n_heads, -1).double()
+    wanted = plain_attention(golden, layer, codes, scale, 127, 127, 0, 0, False, bidirectional=True)
+    assert (found - wanted).abs().max() < 2**-10 * wanted.abs().max()
+    with pytest.raises(ValueError, match="^Model windows must be 0, for all positions, in a bidirectional model, not "):
+        config.with_window(5)
 
 
 @pytest.mark.parametrize("kv", ["int4", "k8v4"])

@@ -206,6 +206,8 @@ class Units:
        data=st.data())
 def test_any_order_that_the_waits_allow_gives_the_same(config, accel, seed, strict, data):
     """The waits are enough, and no order locks up."""
+    windows = [5 * data.draw(st.booleans()) for _ in range(config.n_layers)]
+    config = replace(config, windows=windows, sinks=data.draw(st.integers(0, 2)))
     data, _, model = random_image(config, accel, seed, CONTEXT, data.draw(head_plans(config, accel)))
     machine, rng = machine_of(data, accel), random.Random(seed)
     tokens = [rng.randrange(config.vocab_size) for _ in range(3 * accel.token_lanes)]
@@ -214,6 +216,22 @@ def test_any_order_that_the_waits_allow_gives_the_same(config, accel, seed, stri
         part = tokens[first:first + accel.token_lanes]
         Units(machine, machine.begin(program, part, lanes_of(first, len(part))), rng, strict).run()
     assert same(machine.candidates(), golden_of(model, accel, CONTEXT).step(tokens, 0, accel.top_k))
+
+
+@settings(max_examples=15, deadline=None)
+@given(config=model_configs(), accel=st.sampled_from([tiny, duo]), seed=st.integers(0, 999), data=st.data())
+def test_a_bidirectional_model_encodes_whole_texts(config, accel, seed, data):
+    """Every lane as the golden model has it, in any order of the units; nothing but ``encode`` is in the image."""
+    config, rng = replace(config, bidirectional=True), random.Random(seed)
+    image, assembled, model = random_image(config, accel, seed, accel.token_lanes, data.draw(head_plans(config, accel)))
+    assert list(assembled.programs) == ["encode"]
+    machine, golden = machine_of(image, accel), golden_of(model, accel, accel.token_lanes)
+    for n in range(1, accel.token_lanes + 1):
+        tokens = [rng.randrange(config.vocab_size) for _ in range(n)]
+        Units(machine, machine.begin("encode", tokens, lanes_of(0, n)), rng, False).run()
+        hidden = golden.hidden(tokens, 0)
+        for lane in range(n):
+            assert same(machine.candidates(lane), golden.candidates(hidden[lane:lane + 1], accel.top_k))
 
 
 @pytest.mark.parametrize("unit", [Opcode.LOAD, Opcode.VECTOR])

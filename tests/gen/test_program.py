@@ -14,7 +14,7 @@ from celosia.gen.model import EXACT, HeadPlan, ModelConfig
 from celosia.gen.scratch import UNITS, Scratch, Tracker, accesses
 from celosia.hw import isa
 from celosia.hw.configs import duo, kv260, tiny
-from celosia.hw.isa import Index, Opcode, Sink, Source
+from celosia.hw.isa import LANE_INDEXES, Index, Opcode, Sink, Source
 from celosia.hw.links import PLANS_AHEAD
 
 
@@ -91,7 +91,7 @@ def test_scratch_is_within_what_the_program_says(config, accel, data):
                         end = f[f"{prefix}_base"] + (accel.token_lanes - 1) * f[f"{prefix}_stride"] + f["n_words"]
                         ends[memory] = max(ends[memory], end)
             elif step.opcode is Opcode.LOAD:
-                rows = accel.token_lanes if f["index"] in (Index.TOKEN, Index.POSITION) else 1
+                rows = accel.token_lanes if f["index"] in LANE_INDEXES else 1
                 ends["p"] = max(ends["p"], f["d_base"] + (rows - 1) * f["d_stride"] + f["n_words"])
         assert (ends["x"], ends["p"]) == (program.x_words, program.p_words)
         assert program.x_words <= accel.x_words and program.p_words <= accel.p_words
@@ -129,9 +129,11 @@ def test_tracker_finds_each_hazard():
     assert tracker.issue(Opcode.LOAD, load | {"d_base": 12}) == (0, 0, 0, 0)
     assert tracker.issue(Opcode.VECTOR, vector | {"p_base": 8}) == (2, 2, 0, 0)         # another table, the same bank
     assert tracker.issue(Opcode.VECTOR, vector | {"sink": Sink.K, "mul1": isa.Mul1.ONE}) == (0, 0, 0, 0)
-    assert tracker.issue(Opcode.ATTEND, dict(bank=0)) == (0, 0, 3, 0)
+    assert tracker.issue(Opcode.ATTEND, dict(bank=0, rebased=0)) == (0, 0, 3, 0)
     assert tracker.issue(Opcode.VECTOR, vector | {"sink": Sink.K, "mul1": isa.Mul1.ONE}) == (0, 0, 0, 0)    # a queue
     assert tracker.issue(Opcode.VECTOR, vector | {"sink": Sink.Q, "bank": 0, "mul1": isa.Mul1.ONE}) == (0, 0, 0, 1)
+    assert tracker.issue(Opcode.ATTEND, dict(bank=1, rebased=1)) == (0, 0, 5, 0)                            # both banks
+    assert tracker.issue(Opcode.VECTOR, vector | {"sink": Sink.Q, "bank": 0, "mul1": isa.Mul1.ONE}) == (0, 0, 0, 2)
 
 
 def test_loads_run_ahead():
@@ -218,6 +220,30 @@ def test_windows_and_four_bits_are_in_the_descriptors():
     assert {(f["window"], f["sinks"]) for f in fields(Opcode.ATTEND, model={"windows": (7, 0)}, window=9, sinks=1)} == {(9, 1)}
     assert all(f["int4"] for f in fields(Opcode.ATTEND, kv="int4"))
     assert [f["int4"] for f in fields(Opcode.VECTOR, kv="int4")].count(3) == len(plain)
+
+
+@settings(max_examples=10, deadline=None)
+@given(config=model_configs(max_group=2), accel=st.sampled_from([tiny, duo, kv260]), window=st.integers(1, 40),
+       sinks=st.integers(0, 9), data=st.data())
+def test_sinks_are_rebased_where_a_window_leaves_them(config, accel, window, sinks, data):
+    windows = [window * data.draw(st.booleans()) for _ in range(config.n_layers)]
+    model = replace(config, windows=windows, sinks=sinks, rebase=data.draw(st.booleans()))
+    steps = random_image(model, accel)[1].programs[data.draw(st.sampled_from(["decode", "prefill", "batch"]))].steps
+    banks = {}
+    for step in steps:
+        f = step.fields
+        if step.opcode is Opcode.VECTOR and f["sink"] is Sink.Q:
+            name, other, _ = step.label.removesuffix(": quantise").partition(", re-based")
+            banks.setdefault(f["bank"], set()).add((name, bool(other)))
+        if step.opcode is Opcode.ATTEND:
+            layer, head = (int(text) for text in step.label.removeprefix("layer").split(".attend"))
+            far = model.rebase and windows[layer] and sinks and windows[layer] + sinks < 32
+            assert f["rebased"] == bool(far)
+            names = {f"layer{layer}.q{head}.{query}" for query in range(config.group)}
+            assert banks.pop(f["bank"]) == {(name, False) for name in names}
+            assert not far or banks.pop(f["bank"] ^ 1) == {(name, True) for name in names}
+    limits = {f["limit"] for f in (step.fields for step in steps if step.opcode is Opcode.LOAD) if f["index"] is Index.REBASED}
+    assert limits == ({window + sinks - 1} if any(step.fields.get("rebased") for step in steps) else set())
 
 
 @pytest.mark.parametrize("options, sentence", [

@@ -210,6 +210,7 @@ def test_prompts_together_say_what_each_says_alone():
     (lambda a, s: a.run("decode", []), ValueError, r"A run must have 1 to 2 tokens \(the token lanes\), not 0"),
     (lambda a, s: a.decode_batch([(s, 1)] * 3), ValueError, r"A run must have 1 to 2 tokens \(the token lanes\), not 3"),
     (lambda a, s: a.run("nothing", [(s, 1)]), ValueError, "Program must be one of batch, decode, prefill, not 'nothing'"),
+    (lambda a, s: a.encode([1]), ValueError, "The model must be bidirectional to encode a text, and the loaded one is not"),
     (lambda a, s: a.decode_batch([(s, 1), (s, 99)]), ValueError, "Token ids must be 0 to 29, not 99"),
     (lambda a, s: a.decode_batch([(opened()[0].sequence(), 1)]), ValueError,
      "The sequence must be one of this accelerator, not of another"),

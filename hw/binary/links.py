@@ -1,0 +1,60 @@
+"""The words that travel between the units of the binary machine."""
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data
+
+from .isa import ROW_BITS, X_BITS, Kind, Operand
+
+__all__ = ["EngineCommand", "RowWord", "ActWrite", "VWrite", "XRow", "LoadCommand", "Lengths"]
+
+
+class EngineCommand(data.Struct):
+    """What the engine needs of a MATMUL; fields as in ``isa.Matmul``."""
+    n_row_groups: unsigned(12)
+    n_col_blocks: unsigned(8)
+    w_planes: unsigned(4)
+    a_bits: unsigned(4)
+    operand: Operand
+    kind: Kind
+    n_const: unsigned(24)
+    a_base: unsigned(12)
+    k_base: unsigned(12)
+    k_stride: unsigned(8)
+    v_blocks: unsigned(4)
+
+
+class RowWord(data.StructLayout):
+    """A row of a product: an integer of every lane. Order: rows from 0 on."""
+    def __init__(self, token_lanes):
+        super().__init__({"y": data.ArrayLayout(signed(ROW_BITS), token_lanes)})
+
+
+class ActWrite(data.StructLayout):
+    """A byte column of a line of ACT: eight columns of every lane, the first in bit 0."""
+    def __init__(self, token_lanes):
+        super().__init__({"line": unsigned(12), "column": unsigned(5), "data": data.ArrayLayout(unsigned(8), token_lanes)})
+
+
+class VWrite(data.StructLayout):
+    """Row ``row`` of the values of a chunk: a bit a lane, to V[base + (row div R) * blocks + block of the chunk], bank row mod R."""
+    def __init__(self, token_lanes):
+        super().__init__({"word": unsigned(12), "bank": unsigned(4), "chunk": unsigned(8), "bits": unsigned(token_lanes)})
+
+
+class XRow(data.StructLayout):
+    """A row of X."""
+    def __init__(self, token_lanes):
+        super().__init__({"x": data.ArrayLayout(signed(X_BITS), token_lanes)})
+
+
+class LoadCommand(data.Struct):
+    """As in ``isa.Load``."""
+    n_beats: unsigned(16)
+    d_base: unsigned(16)
+    target: unsigned(2)
+
+
+class Lengths(data.StructLayout):
+    """Valid tokens of every sequence of the run; constant while a program runs."""
+    def __init__(self, max_sequences):
+        super().__init__({"tokens": data.ArrayLayout(unsigned(13), max_sequences)})

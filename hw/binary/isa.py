@@ -10,8 +10,8 @@ from amaranth.lib import data, enum
 
 from ..isa import DESCRIPTOR_BYTES
 
-__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind", "Post",
-           "Into", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam", "BODIES", "pack",
+__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind",
+           "Post", "Into", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam", "BODIES", "pack",
            "unpack"]
 
 BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine

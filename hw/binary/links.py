@@ -36,7 +36,7 @@ class ActWrite(data.StructLayout):
 
 
 class VWrite(data.StructLayout):
-    """Row ``row`` of the values of a chunk: a bit a lane, to V[base + (row div R) * blocks + block of the chunk], bank row mod R."""
+    """A row of the values of a chunk, a bit a lane: to the chunk's columns of a bank of a word of V."""
     def __init__(self, token_lanes):
         super().__init__({"word": unsigned(12), "bank": unsigned(4), "chunk": unsigned(8), "bits": unsigned(token_lanes)})
 

@@ -11,13 +11,15 @@ from amaranth.lib import data, enum
 from ..isa import DESCRIPTOR_BYTES
 
 __all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind",
-           "Post", "Into", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam", "BODIES", "pack",
-           "unpack"]
+           "Post", "Into", "SHIFTS", "NORM_SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam",
+           "TableParam", "BODIES", "pack", "unpack"]
 
 BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine
 X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
 NORM_FRAC_BITS = 12             # of a normalised element, before gain and bias
 ROW_BITS = 27                   # of a sum that leaves the engine, signed
+SHIFTS = range(8, 37, 4)        # of the affine map of MATMUL
+NORM_SHIFTS = range(12, 21)     # of those of NORM
 
 
 class Opcode(enum.Enum, shape=unsigned(8)):

@@ -3,9 +3,11 @@
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data
 
-from .isa import ROW_BITS, X_BITS, Kind, Operand
+from .isa import ROW_BITS, X_BITS, Kind, Matmul, Operand
 
-__all__ = ["EngineCommand", "RowWord", "ActWrite", "VWrite", "XRow", "LoadCommand", "Lengths"]
+__all__ = ["UNITS", "EngineCommand", "MatmulCommand", "RowWord", "ActWrite", "VWrite", "XRow", "LoadCommand", "Lengths"]
+
+UNITS = ("load", "matmul", "norm")
 
 
 class EngineCommand(data.Struct):
@@ -21,6 +23,13 @@ class EngineCommand(data.Struct):
     k_base: unsigned(12)
     k_stride: unsigned(8)
     v_blocks: unsigned(4)
+
+
+class MatmulCommand(data.StructLayout):
+    """A MATMUL and its descriptor index, for error reports."""
+    def __init__(self):
+        fields = {name: field.shape for name, field in data.Layout.cast(Matmul) if name != "reserved"}
+        super().__init__({"index": unsigned(16), **fields})
 
 
 class RowWord(data.StructLayout):

@@ -14,8 +14,9 @@
                                                           |
                                                      page table
 
-The core is that of the decoder or, of a BinaryConfig, the binary machine: the same shells, registers and run control, no candidates and
-no page table. Its lanes are sequences: N_TOKENS counts them, LANE of one holds its number as the slot and its length as the position.
+The core is that of the decoder or, of a BinaryConfig, of the binary machine: the same shells, registers and run control, no
+candidates and no page table. The lanes of its launch are sequences: N_TOKENS counts them, LANE of one holds its number as the slot
+and its length as the position.
 """
 
 from amaranth.hdl import Cat, ClockDomain, Module, Mux, ResetInserter
@@ -43,7 +44,8 @@ from .vector.topk import TopK
 __all__ = ["Accelerator"]
 
 _AHEAD_BYTES = 2 << 10        # an eighth of the distance at which ports that read side by side begin
-_STROBES = ("matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait", "attend_busy")
+_STROBES = ("matmul_busy", "matmul_wait_weights", "matmul_wait_tables", "matmul_wait_drain", "vector_busy", "vector_wait",
+            "attend_busy")
 _BINARY_STROBES = ("matmul_busy", "matmul_wait_weights", "matmul_wait_drain", "vector_busy")
 
 

@@ -146,8 +146,8 @@ class DescriptorCheck(wiring.Component):
 
         # Cycle 3: ends, exclusive but for the line of the last key and the word of the last value that is written.
         a_end = self._later(m, matmul.a_base + a_lines, 13, "a_end")
-        p_end = self._later(m, matmul.p_base + p_count, row_bits + 2, "p_end")
-        x_end = self._later(m, matmul.d_base + rows, row_bits + 2, "x_end")
+        p_end = self._later(m, matmul.p_base + p_count, 18, "p_end")
+        x_end = self._later(m, matmul.d_base + rows, 18, "x_end")
         key_last = self._later(m, matmul.k_base + key_lines, 21, "key_last")
         read_end = self._later(m, v_read + v_offset, 17, "v_read_end")
         write_last = self._later(m, v_write + v_offset, 18, "v_write_last")

@@ -16,8 +16,8 @@
                  |  +----------------|-- X                           |
                  +-------------------+-- P (params) -----------------+
 
-A MATMUL goes to the engine and to post; it is done when post is, so that the engine may be some commands ahead. Words for ACT come
-from post first, then from norm, then from the loader.
+A MATMUL goes to the engine and to post; it is done when post is, and the engine may be a command ahead. Words for ACT come from post
+first, then from norm, then from the loader.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -27,10 +27,10 @@ from amaranth.lib.wiring import In, Out
 from ..links import Launch, ReadJob
 from ..mem.join import Join
 from ..mem.links import ErrorReport, Fetched, WriteWord
-from ..stream import Queue, connect
+from ..stream import connect
 from .dispatch import Dispatch
 from .engine import BinaryEngine
-from .links import UNITS, ActWrite, EngineCommand
+from .links import UNITS, ActWrite, EngineCommand, MatmulCommand
 from .loader import BinaryLoader
 from .norm import NormUnit
 from .params import ParamMemory
@@ -38,9 +38,6 @@ from .post import BinaryPost
 from .residual import ResidualMemory
 
 __all__ = ["BinaryCore"]
-
-_POST_AHEAD = 4         # commands that the engine may have begun and post not
-_INDICES = 16           # of MATMULs that are not done: more than engine, post and queue hold
 
 
 class BinaryCore(wiring.Component):
@@ -79,7 +76,8 @@ class BinaryCore(wiring.Component):
         lanes = {"token_lanes": c.token_lanes}
         m.submodules.dispatch = dispatch = Dispatch(
             n_ports=c.n_ports, **lanes, engine_rows=c.engine_rows, columns=c.columns, beat_bytes=c.beat_bytes,
-            act_lines=c.act_lines, v_words=c.v_words, x_words=c.x_words, p_words=c.p_words, max_tokens=c.max_tokens, softmax=c.softmax)
+            act_lines=c.act_lines, v_words=c.v_words, x_words=c.x_words, p_words=c.p_words, max_tokens=c.max_tokens,
+            softmax=c.softmax)
         m.submodules.loader = loader = BinaryLoader(n_ports=c.n_ports, port_bytes=c.port_bytes, **lanes, columns=c.columns)
         m.submodules.join = join = Join(n_ports=c.n_ports, port_bytes=c.port_bytes)
         m.submodules.engine = engine = BinaryEngine(
@@ -118,13 +116,13 @@ class BinaryCore(wiring.Component):
         connect(m, wiring.flipped(self.i_fetched), dispatch.i)
         connect(m, dispatch.o_load, loader.i_command)
         connect(m, dispatch.o_norm, norm.i_command)
-        index = self._matmuls(m, dispatch.o_matmul, engine, post)
+        self._matmuls(m, dispatch.o_matmul, engine, post)
         for p in range(c.n_ports):
             connect(m, dispatch.o_jobs[p], wiring.flipped(self.o_jobs[p]))
             connect(m, wiring.flipped(self.i_loader[p]), loader.i_ports[p])
             connect(m, wiring.flipped(self.i_matmul[p]), join.i[p])
         connect(m, post.o_raw, wiring.flipped(self.o_write))
-        m.d.comb += [self.o_write.p.index.eq(index), self.quiet.eq(~post.o_raw.valid)]
+        m.d.comb += self.quiet.eq(~post.o_raw.valid)
 
         done, norming = Signal(len(UNITS)), Signal()
         m.d.sync += [done.eq(Cat(loader.done, post.done, norm.done)),
@@ -140,19 +138,14 @@ class BinaryCore(wiring.Component):
         return m
 
     def _matmuls(self, m, commands, engine, post):
-        """Commands to engine and post, as fast as each takes them; returns the index of the oldest one that is not done."""
-        body_bits = len(commands.p.as_value()) - len(commands.p.index)
-        m.submodules.posts = posts = Queue(body_bits, depth=_POST_AHEAD, ram_style="distributed")
-        m.submodules.indices = indices = Queue(16, depth=_INDICES, ram_style="distributed")
-        sinks = (engine.i_command, posts.i, indices.i)
+        """Commands to engine and post, as early as each takes them."""
+        sinks = (engine.i_command, post.i_command)
         taken, took = Signal(len(sinks)), Signal(len(sinks))        # before, now
         m.d.comb += [
             *(getattr(engine.i_command.p, name).eq(commands.p[name]) for name, _ in EngineCommand.as_shape()),
-            posts.i.p.eq(commands.p.as_value()[len(commands.p.index):]), indices.i.p.eq(commands.p.index),
+            *(getattr(post.i_command.p, name).eq(commands.p[name]) for name, _ in MatmulCommand() if name != "index"),
+            post.index.eq(commands.p.index),
             *(sink.valid.eq(commands.valid & ~before) for sink, before in zip(sinks, taken)),
             took.eq(Cat(sink.valid & sink.ready for sink in sinks)), commands.ready.eq((taken | took).all()),
-            post.i_command.p.as_value().eq(posts.o.p), post.i_command.valid.eq(posts.o.valid),
-            posts.o.ready.eq(post.i_command.ready), indices.o.ready.eq(post.done),
         ]
         m.d.sync += taken.eq(Mux(commands.ready, 0, taken | took))
-        return indices.o.p

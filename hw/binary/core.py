@@ -16,8 +16,8 @@
                  |  +----------------|-- X                           |
                  +-------------------+-- P (params) -----------------+
 
-A MATMUL goes to the engine and to post; it is done when post is, and the engine may be a command ahead. Words for ACT come from post
-first, then from norm, then from the loader.
+A MATMUL goes to the engine and to post; it is done when post is, and the engine may be a command ahead. Words for ACT come from
+post first, then from norm, then from the loader.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal

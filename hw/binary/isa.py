@@ -10,16 +10,16 @@ from amaranth.lib import data, enum
 
 from ..isa import DESCRIPTOR_BYTES
 
-__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind",
-           "Post", "Into", "SHIFTS", "NORM_SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam",
-           "TableParam", "BODIES", "pack", "unpack"]
+__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "NORM_SHIFTS", "ROW_BITS", "Opcode", "Target", "Operand",
+           "Kind", "Post", "Into", "SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam",
+           "BODIES", "pack", "unpack"]
 
 BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine
 X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
 NORM_FRAC_BITS = 12             # of a normalised element, before gain and bias
+NORM_SHIFTS = range(12, 21)     # of the affine maps of NORM
 ROW_BITS = 27                   # of a sum that leaves the engine, signed
-SHIFTS = range(8, 37, 4)        # of the affine map of MATMUL
-NORM_SHIFTS = range(12, 21)     # of those of NORM
+SHIFTS = range(8, 37, 4)        # of an affine map of MATMUL
 
 
 class Opcode(enum.Enum, shape=unsigned(8)):
@@ -82,7 +82,10 @@ class End(data.Struct):
 
 
 class Load(data.Struct):
-    """``n_beats`` beats, contiguous on every port (port p from ``addr + p * port_stride``), to a memory from ``d_base`` on."""
+    """``n_beats`` beats, contiguous on every port (port p from ``addr + p * port_stride``), to a memory from ``d_base`` on.
+
+    PARAM: a beat that has several words of P begins at a multiple of so many.
+    """
     addr: unsigned(40)  # bytes into the window
     port_stride: unsigned(32)  # bytes from port to port
     n_beats: unsigned(16)  # of all ports together: a whole number of rows or lines
@@ -134,19 +137,19 @@ class Matmul(data.Struct):
 class Norm(data.Struct):
     """Layer norm of a chunk: n_rows rows of X from x_base on, in place or/and into ACT."""
     x_base: unsigned(16)
-    n_rows: unsigned(13)  # D
-    p_base: unsigned(16)  # word of P: two a row: AffineParam of gain and bias; ThresholdParam or AffineParam of the activation
+    n_rows: unsigned(13)  # D: 1 .. 4096, into ACT a multiple of 8
+    p_base: unsigned(16)  # even; two words of P a row: AffineParam of gain and bias; ThresholdParam or AffineParam of the activation
     inv_d: unsigned(18)  # mean = (S1 * inv_d + 2**(mean_shift - 1)) >> mean_shift
-    mean_shift: unsigned(6)
+    mean_shift: unsigned(6)  # 17 .. 32
     eps: unsigned(48)  # added to D S2 - S1**2
     imm: unsigned(32)  # binary32 bits of D * 2**26
     center: unsigned(1)  # 0: mean 0 (RMS norm)
-    shift: unsigned(6)  # of gain and bias: one of SHIFTS
+    shift: unsigned(6)  # of gain and bias: one of NORM_SHIFTS
     write_x: unsigned(1)
     to_act: unsigned(1)
     a_bits: unsigned(4)  # 1: SIGN; 8: QUANT
-    shift2: unsigned(6)  # of QUANT: one of SHIFTS
-    lo: signed(8)
+    shift2: unsigned(6)  # of QUANT: one of NORM_SHIFTS
+    lo: signed(8)  # QUANT: least and largest
     hi: signed(8)
     d_base: unsigned(12)  # line of ACT
     reserved: unsigned(416 - 196)

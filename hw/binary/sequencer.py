@@ -10,7 +10,7 @@ A command goes out before its reads, so that the room in the port queues never d
 cycles a descriptor.
 """
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -91,7 +91,7 @@ class Sequencer(wiring.Component):
                                     m.next = "PLAN"
             with m.State("PLAN"):
                 with m.If(~self.o_plan.valid):
-                    m.d.sync += [self.o_plan.p.eq(plan), self.o_plan.valid.eq(1)]
+                    m.d.sync += [*(self.o_plan.p[name].eq(value) for name, value in plan.items()), self.o_plan.valid.eq(1)]
                     m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.comb += self.i.ready.eq(~self.i.p.last)
@@ -125,18 +125,13 @@ class Sequencer(wiring.Component):
         m.d.comb += self.o_norm.p.command.eq(body[Opcode.NORM])
 
     def _plan(self, m, header, load, matmul):
-        """(what is read on every port, whether anything is): beats are the product of the two factors."""
-        plan, reads = Signal(ReadPlan), Signal()
-        m.d.comb += plan.index.eq(self.i.p.index)
-        with m.If(header.opcode == Opcode.LOAD):
-            m.d.comb += [
-                reads.eq(1), plan.addr.eq(load.addr), plan.port_stride.eq(load.port_stride), plan.cache.eq(load.cache),
-                plan.dest.eq(Dest.LOADER), plan.factor_a.eq(load.n_beats), plan.factor_b.eq(1),
-            ]
-        with m.Else():
-            m.d.comb += [
-                reads.eq((header.opcode == Opcode.MATMUL) & (matmul.operand == Operand.PORTS)),
-                plan.addr.eq(matmul.addr), plan.port_stride.eq(matmul.port_stride), plan.dest.eq(Dest.MATMUL),
-                plan.factor_a.eq(matmul.n_row_groups), plan.factor_b.eq(matmul.n_col_blocks * matmul.w_planes),
-            ]
-        return plan, reads
+        """(a register's next value: what is read on every port, field by field; whether anything is): beats are the product of the
+        two factors."""
+        is_load = header.opcode == Opcode.LOAD
+        plan = {
+            "addr": Mux(is_load, load.addr, matmul.addr), "port_stride": Mux(is_load, load.port_stride, matmul.port_stride),
+            "cache": is_load & load.cache, "dest": Mux(is_load, Dest.LOADER, Dest.MATMUL), "index": self.i.p.index,
+            "factor_a": Mux(is_load, load.n_beats, matmul.n_row_groups),
+            "factor_b": Mux(is_load, 1, matmul.n_col_blocks * matmul.w_planes),
+        }
+        return plan, is_load | ((header.opcode == Opcode.MATMUL) & (matmul.operand == Operand.PORTS))

@@ -10,9 +10,9 @@ from amaranth.lib import data, enum
 
 from ..isa import DESCRIPTOR_BYTES
 
-__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "NORM_SHIFTS", "ROW_BITS", "Opcode", "Target", "Operand",
-           "Kind", "Post", "Into", "SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam",
-           "BODIES", "pack", "unpack"]
+__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "NORM_SHIFTS", "ROW_BITS", "Opcode", "Target",
+           "Operand", "Kind", "Post", "Into", "SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam",
+           "TableParam", "BODIES", "pack", "unpack"]
 
 BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine
 X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
@@ -138,7 +138,7 @@ class Norm(data.Struct):
     """Layer norm of a chunk: n_rows rows of X from x_base on, in place or/and into ACT."""
     x_base: unsigned(16)
     n_rows: unsigned(13)  # D: 1 .. 4096, into ACT a multiple of 8
-    p_base: unsigned(16)  # even; two words of P a row: AffineParam of gain and bias; ThresholdParam or AffineParam of the activation
+    p_base: unsigned(16)  # even; two words of P a row: AffineParam of gain and bias; Threshold- or AffineParam of the activation
     inv_d: unsigned(18)  # mean = (S1 * inv_d + 2**(mean_shift - 1)) >> mean_shift
     mean_shift: unsigned(6)  # 17 .. 32
     eps: unsigned(48)  # added to D S2 - S1**2

@@ -10,7 +10,7 @@ Golden: ``gen/golden/binary/norm.py``. A row a cycle in both passes, one descrip
 2 n_rows + token_lanes + 47 cycles from ``x_grant`` to the last row of X.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -76,7 +76,8 @@ class NormUnit(wiring.Component):
         m.d.sync += [flow.eq(Cat(issue, flow)), ends.eq(Cat(issue & (left_rows == 1), ends))]
         m.d.comb += [
             take.eq(queue.o.valid & queue.o.ready),
-            self.x_read_en.eq(issue), self.x_write_en.eq(flow[NormLane.S_Y] & second & fields.write_x), self.x_write_addr.eq(write_addr),
+            self.x_read_en.eq(issue),
+            self.x_write_en.eq(flow[NormLane.S_Y] & second & fields.write_x), self.x_write_addr.eq(write_addr),
             queue.i.valid.eq(flow[-1] & second & fields.to_act), queue.i.p.last.eq(ends[-1]),
             scale.fields.eq(fields),
         ]
@@ -176,7 +177,7 @@ class NormUnit(wiring.Component):
         m.d.comb += [scale.valid.eq(marks[2]), scale.last.eq(marks[3])]
 
     def _params(self, m, fields):
-        """The parameters of gain and bias, and of the activation, made from the pair that is asked for when its row of X is at stage 2."""
+        """The parameters of gain and bias, and of the activation; their words are asked for when the row of X is at stage 2."""
         m.submodules.gain = gain = NormParams()
         m.submodules.act = act = NormParams()
         s4_gain = Signal(64, reset_less=True)

@@ -8,8 +8,8 @@
                                                                                                  |
           q, bit <--| clamp |<-- + bias2 <-- y mult2 <--| y |<-- clamp <-- + bias <-- n mult <---+
 
-In the first pass mean is 0 and both factors are d: the sum is that of squares. In the second the sum stands at 2**13, half a unit of n.
-Multiplications, and the sums behind them, are DSP blocks. One element a cycle; ``S_X`` and so on are cycles after x.
+In the first pass mean is 0 and both factors are d: the sum is that of squares. In the second the sum stands at 2**13, half a unit
+of n. Multiplications, and the sums behind them, are DSP blocks. One element a cycle; ``S_Y`` and so on are cycles after x.
 """
 
 from amaranth.hdl import Module, Mux, Signal, signed

@@ -90,7 +90,7 @@ class NormScale(wiring.Component):
         s3_twice, s4_mean, s5_mean = register("s3_twice", 34), register("s4_mean", 34), register("s5_mean", X_BITS)
         m.d.sync += [
             s1_low.eq(self.s1[:16] * self.fields.inv_d), s1_high.eq(self.s1[16:].as_signed() * self.fields.inv_d),
-            s2_product.eq(Cat(s1_low[:16], (s1_low >> 16) + s1_high)),
+            s2_product.eq(Cat(s1_low[:16], (s1_low >> 16) + s1_high).as_signed()),
             s3_twice.eq((s2_product >> 16) >> (self.fields.mean_shift - 1)[:4]),
             s4_mean.eq((s3_twice + 1) >> 1),
             s5_mean.eq(saturated(s4_mean, X_BITS)),
@@ -112,7 +112,7 @@ class NormScale(wiring.Component):
         ]
         s2_square, s2_hh, s2_product = register("s2_square", signed(50)), register("s2_hh", 28), register("s2_product", _V_BITS)
         m.d.sync += [
-            s2_square.eq(Cat(s1_ll[:17], s1_ll[17:] + s1_hl)), s2_hh.eq(s1_hh),
+            s2_square.eq(Cat(s1_ll[:17], s1_ll[17:] + s1_hl).as_signed()), s2_hh.eq(s1_hh),
             s2_product.eq(Cat(s1_dl[:24], s1_dl[24:] + s1_dh)),
         ]
         s3_square, s3_low, s3_high = register("s3_square", _V_BITS), register("s3_low", _HALF + 1), register("s3_high", _HALF)

@@ -52,7 +52,10 @@ class ParamMemory(wiring.Component):
         line_words = max(2, self._beat_words)
         log2 = line_words.bit_length() - 1
         m.d.comb += self.i.ready.eq(1)
-        for name, addr, value, bits in (("post", self.post_addr, self.post_data, 64), ("norm", self.norm_addr, self.norm_data, 128)):
+        words = self.i.p.words.as_value().replicate(line_words // self._beat_words)
+        first = self.i.p.addr[:log2] if self._beat_words == 1 else 0
+        readers = ("post", self.post_addr, self.post_data, 64), ("norm", self.norm_addr, self.norm_data, 128)
+        for name, addr, value, bits in readers:
             copy = m.submodules[name] = memory.Memory(
                 shape=data.ArrayLayout(64, line_words), depth=-(-self._words // line_words), init=[],
                 attrs={"ram_style": "ultra" if self._words >= _ULTRA_WORDS else "block"})
@@ -62,8 +65,7 @@ class ParamMemory(wiring.Component):
             part = Signal(max(1, part_log2), name=f"{name}_part", reset_less=True)
             m.d.sync += part.eq(addr[:part_log2])
             m.d.comb += [
-                write.addr.eq(self.i.p.addr[log2:]), write.data.eq(self.i.p.words.as_value().replicate(line_words // self._beat_words)),
+                write.addr.eq(self.i.p.addr[log2:]), write.data.eq(words), write.en.eq(self.i.valid << first),
                 read.addr.eq(addr[part_log2:]), value.eq(read.data.as_value().word_select(part, bits)),
-                write.en.eq(self.i.valid << (self.i.p.addr[:log2] if self._beat_words == 1 else 0)),
             ]
         return m

@@ -99,7 +99,7 @@ class Matmul(data.Struct):
     """n_row_groups * R rows times activations of n_col_blocks * C columns.
 
     PORTS: port p reads n_row_groups * n_col_blocks * w_planes beats, contiguous, from ``addr + p * port_stride``, in the order row
-    group, column block, weight plane (least significant first). Activations: plane k of block b is line a_base + b * a_bits + k.
+    group, weight plane (least significant first), column block. Activations: plane k of block b is line a_base + b * a_bits + k.
     VALUES: block b of row group g is word k_base + g * v_blocks + b. KEYS and VALUES have one weight plane, KEYS one block.
     """
     addr: unsigned(40)  # bytes into the model window; with RAW and operands of the fabric unused

@@ -1,0 +1,1 @@
+"""What the binary machine must compute, in torch, with no gates."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from celosia.hw.configs import CONFIGS
+from celosia.hw.binary.configs import BINARY_CONFIGS
+from celosia.hw.configs import CONFIGS, config_of
 from celosia.hw.formats import KV_FORMATS
 
 from . import checkpoint, fit, image, report, tokenizer
@@ -53,14 +54,22 @@ def _parts(assembled, chosen):
 @click.command()
 def configs():
     """List the configurations."""
-    rows = [("name", "digest", "ports", "token lanes", "vector lanes", "weights a beat", "columns", "positions", "MHz")]
+    decoders = [("name", "digest", "ports", "token lanes", "vector lanes", "weights a beat", "columns", "positions", "MHz")]
     for config in CONFIGS.values():
-        rows.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
-                     config.vector_lanes, 5 * config.beat_bytes, config.max_columns, config.max_positions,
-                     f"{config.clock_mhz:g}"))
+        decoders.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
+                         config.vector_lanes, 5 * config.beat_bytes, config.max_columns, config.max_positions,
+                         f"{config.clock_mhz:g}"))
+    binary = [("name", "digest", "ports", "token lanes", "rows x columns", "multiply-adds", "tokens", "sequences", "MHz")]
+    for config in BINARY_CONFIGS.values():
+        binary.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
+                       f"{config.engine_rows} x {config.columns}", config.multiply_adds, config.max_tokens, config.max_sequences,
+                       f"{config.clock_mhz:g}"))
+    click.echo("\n\n".join(map(_columns, (decoders, binary))))
+
+
+def _columns(rows):
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip())
+    return "\n".join("  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip() for row in rows)
 
 
 @click.command()
@@ -158,7 +167,7 @@ def _ports(text):
 def verilog(config_name, output):
     """Write the Verilog of a configuration, and its manifest."""
     try:
-        config = _config(config_name)
+        config = config_of(config_name)
         click.echo(f"generating configuration {config.name} ({config.digest})", err=True)
         text = accelerator(config)
         folder, name = Path(output), f"celosia_{config.name}.v"

@@ -53,7 +53,8 @@ def shapes(config):
     d, heads, one = config.hidden_size, config.n_heads, config.act_bits == 1
     found = {"position.weight": ("float", (config.max_tokens, d))}
     if isinstance(config.input, ImageInput):
-        found |= {"patch.weight": ("odd", (d, config.input.n_columns)), "patch.scale": ("float", (d,)), "patch.bias": ("float", (d,))}
+        found |= {"patch.weight": ("odd", (d, config.input.n_columns)), "patch.scale": ("float", (d,)),
+                  "patch.bias": ("float", (d,))}
     else:
         found["token.weight"] = "float", (config.input.vocab_size, d)
     for i in range(config.n_layers):

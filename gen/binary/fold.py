@@ -1,7 +1,7 @@
 """Exact folds: what floats say about an integer, in the integers that the machine compares and multiplies with.
 
     Threshold   [scale v + offset >= bound]  for every integer v          = (v >= level) ^ flip
-    Affine      round(scale v + offset), half up, for |v| < 2**26         = (v mult + bias) >> shift, as near as 18 bits of mult come
+    Affine      round(scale v + offset), half up, for |v| < 2**26         = (v mult + bias) >> shift, as near as mult of 18 bits comes
     Tables      softmax(factor s)_j > bound, s = 2 c - D                  T[c] = round(2**27 e**(factor (2 c - D) - largest)),
                                                                           U[c] = (T[c] / bound) >> 8, both rounded down
 
@@ -14,9 +14,10 @@ from fractions import Fraction
 
 import numpy as np
 
-__all__ = ["SHIFTS", "Affine", "Tables", "Threshold", "fold_affine", "fold_tables", "fold_threshold"]
+from celosia.hw.binary.isa import SHIFTS
 
-SHIFTS = range(64)      # of an affine map, in increasing order
+__all__ = ["Affine", "Tables", "Threshold", "fold_affine", "fold_tables", "fold_threshold"]
+
 _MULT_BITS, _BIAS_BITS, _LEVEL_BITS = 18, 46, 32
 _WEIGHT_LOG2, _BOUND_SHIFT = 27, 8
 
@@ -28,8 +29,8 @@ class Threshold:
     flip: np.ndarray
 
     def words(self):
-        """uint64 (n,): ThresholdParam."""
-        return self.level.astype(np.uint64) & np.uint64(0xFFFF_FFFF) | self.flip.astype(np.uint64) << np.uint64(_LEVEL_BITS)
+        """int64 (n,): the bits of ThresholdParam."""
+        return self.level & 0xFFFF_FFFF | self.flip << _LEVEL_BITS
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ class Affine:
     high: int = 0
 
     def words(self):
-        """uint64 (n,): AffineParam."""
-        mult = self.mult.astype(np.uint64) & np.uint64((1 << _MULT_BITS) - 1)
-        return mult | self.bias.astype(np.uint64) << np.uint64(_MULT_BITS)
+        """int64 (n,): the bits of AffineParam."""
+        return self.mult & (1 << _MULT_BITS) - 1 | self.bias << _MULT_BITS
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Tables:
     bound: np.ndarray
 
     def words(self):
-        """uint64 (heads, D + 1): TableParam."""
-        return self.weight.astype(np.uint64) | self.bound.astype(np.uint64) << np.uint64(32)
+        """int64 (heads, D + 1): the bits of TableParam."""
+        return (self.weight.astype(np.uint64) | self.bound.astype(np.uint64) << np.uint64(32)).view(np.int64)
 
 
 def fold_threshold(scale, offset, bound):
@@ -79,12 +79,12 @@ def fold_affine(scale, offset, *, low=0, high=0, shifts=SHIFTS):
     scale, offset = list(_fractions(scale)), list(_fractions(offset))
     most_scale, most_offset = (max((abs(each) for each in values), default=0) for values in (scale, offset))
     for shift in reversed(shifts):
-        if round(most_scale * 2**shift) < 1 << _MULT_BITS - 1 and round(most_offset * 2**shift) + (1 << shift) < 1 << _BIAS_BITS - 1:
-            half = (1 << shift) >> 1
+        half = (1 << shift) >> 1
+        if round(most_scale * 2**shift) < 1 << _MULT_BITS - 1 and round(most_offset * 2**shift) + half < 1 << _BIAS_BITS - 1:
             return Affine(np.array([round(s * 2**shift) for s in scale], np.int64),
                           np.array([round(o * 2**shift) + half for o in offset], np.int64), shift, low, high)
-    raise ValueError(f"Scales of a matrix must be below 2**17 and offsets below 2**44, not {float(most_scale):g} and "
-                     f"{float(most_offset):g}")
+    raise ValueError(f"Scales of an affine map must be below {2**(_MULT_BITS - 1 - shifts[0])} and offsets below "
+                     f"2**{_BIAS_BITS - 2 - shifts[0]}, not {float(most_scale):g} and {float(most_offset):g}")
 
 
 def fold_tables(factor, bound, n_columns):

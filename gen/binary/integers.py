@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from celosia.hw.binary.isa import NORM_FRAC_BITS, X_FRAC_BITS
+from celosia.hw.binary.isa import NORM_FRAC_BITS, NORM_SHIFTS, X_FRAC_BITS
 
 from .fold import Affine, Tables, Threshold, fold_affine, fold_tables, fold_threshold
 from .model import BinaryModel, BinaryModelConfig, ImageInput
@@ -61,8 +61,8 @@ class IntegerLayer:
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """``positions`` int64 (max_tokens, hidden) and ``tokens`` (vocabulary, hidden), of text, have X_FRAC_BITS fraction bits; ``patch``
-    adds a patch of pixels to the residual, of images. Logit n is ``head_scale[n]`` times the sum of row n plus ``head_bias[n]``."""
+    """``positions`` int64 (max_tokens, hidden) and ``tokens`` (vocabulary, hidden), of text, have X_FRAC_BITS fraction bits; of images
+    ``patch`` adds pixels to the residual. Logit n is ``head_scale[n]`` times the sum of row n plus ``head_bias[n]``."""
     config: BinaryModelConfig
     positions: np.ndarray
     tokens: np.ndarray | None
@@ -83,7 +83,7 @@ def fold(model: BinaryModel):
     pre = config.norm == "pre"
     outs = [_quantiser(config, layer, "attention_in") for layer in layers]
     outs.append(fold_affine([_inverse(tensors["head_in.alpha"]) / _ONE] * config.hidden_size, [0] * config.hidden_size,
-                            low=-_MOST, high=_MOST))
+                            low=-_MOST, high=_MOST, shifts=NORM_SHIFTS))
     if pre:
         entry_names = [f"layers.{i}.norm1" for i in range(config.n_layers)] + ["final_norm"]
     else:
@@ -133,13 +133,13 @@ def _quantiser(config, layer, name):
     d = config.hidden_size
     if config.act_bits == 1:
         return fold_threshold([Fraction(1, _ONE)] * d, [0] * d, _list(layer[f"{name}.beta"]))
-    return fold_affine([_inverse(layer[f"{name}.alpha"]) / _ONE] * d, [0] * d, low=-_MOST, high=_MOST)
+    return fold_affine([_inverse(layer[f"{name}.alpha"]) / _ONE] * d, [0] * d, low=-_MOST, high=_MOST, shifts=NORM_SHIFTS)
 
 
 def _norm(config, tensors, name, out):
     d = config.hidden_size
     gain = fold_affine([_exact(g) * _ONE / (1 << NORM_FRAC_BITS) for g in tensors[f"{name}.weight"]],
-                       [_exact(b) * _ONE for b in tensors[f"{name}.bias"]])
+                       [_exact(b) * _ONE for b in tensors[f"{name}.bias"]], shifts=NORM_SHIFTS)
     mean_shift = _MEAN_BITS + (d - 1).bit_length()
     eps = round(Fraction(config.norm_eps) * d * d * (1 << 2 * X_FRAC_BITS))
     if eps >= 1 << _EPS_BITS:

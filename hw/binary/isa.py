@@ -10,14 +10,16 @@ from amaranth.lib import data, enum
 
 from ..isa import DESCRIPTOR_BYTES
 
-__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind",
-           "Post", "Into", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam", "BODIES", "pack",
+__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "NORM_SHIFTS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind",
+           "Post", "Into", "SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam", "BODIES", "pack",
            "unpack"]
 
 BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine
 X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
 NORM_FRAC_BITS = 12             # of a normalised element, before gain and bias
+NORM_SHIFTS = range(12, 21)     # of the affine maps of NORM
 ROW_BITS = 27                   # of a sum that leaves the engine, signed
+SHIFTS = range(8, 37, 4)        # of an affine map
 
 
 class Opcode(enum.Enum, shape=unsigned(8)):
@@ -80,7 +82,10 @@ class End(data.Struct):
 
 
 class Load(data.Struct):
-    """``n_beats`` beats, contiguous on every port (port p from ``addr + p * port_stride``), to a memory from ``d_base`` on."""
+    """``n_beats`` beats, contiguous on every port (port p from ``addr + p * port_stride``), to a memory from ``d_base`` on.
+
+    PARAM: a beat that has several words of P begins at a multiple of so many.
+    """
     addr: unsigned(40)  # bytes into the window
     port_stride: unsigned(32)  # bytes from port to port
     n_beats: unsigned(16)  # of all ports together: a whole number of rows or lines
@@ -113,19 +118,19 @@ class Matmul(data.Struct):
     post: Post
     into: Into
     p_base: unsigned(16)  # word of P: of row 0, or of the head
-    shift: unsigned(6)  # of the affine map
+    shift: unsigned(6)  # of the affine map: one of SHIFTS
     lo: signed(8)  # QUANT: least and largest
     hi: signed(8)
     d_base: unsigned(16)  # line of ACT, word of V, row of X
-    d_first: unsigned(5)  # ACT: first byte of the line's lanes
-    line_rows: unsigned(9)  # ACT: rows before the next line, a multiple of 8; C: all of it
-    fill: unsigned(1)  # ACT: zeros after the last row to the line's end
+    d_first: unsigned(5)  # ACT: byte column of row 0 in line d_base, below line_rows / 8
+    line_rows: unsigned(9)  # ACT: rows of a line, from its byte 0 on, a multiple of 8, at most C; a complete line is filled with zeros
+    fill: unsigned(1)  # ACT: so is the line of the last row
     v_blocks: unsigned(4)  # words of V from row group to row group, read and written
     chunk: unsigned(8)  # number of the tokens' chunk
     first_row: unsigned(12)  # maps: token of row 0, counted through the run
     causal: unsigned(1)  # maps: no lane sees a later row
     seq_log2: unsigned(4)  # maps: a sequence is 2**seq_log2 tokens
-    n_index: unsigned(9)  # SUM, CUT: columns D, index = (y + D) / 2
+    n_index: unsigned(9)  # SUM, CUT: columns D of the product, index = (y + D) / 2; D + 1 words of the table
     reserved: unsigned(416 - 311)
 
 
@@ -139,11 +144,11 @@ class Norm(data.Struct):
     eps: unsigned(48)  # added to D S2 - S1**2
     imm: unsigned(32)  # binary32 bits of D * 2**26
     center: unsigned(1)  # 0: mean 0 (RMS norm)
-    shift: unsigned(6)  # of gain and bias
+    shift: unsigned(6)  # of gain and bias: one of SHIFTS
     write_x: unsigned(1)
     to_act: unsigned(1)
     a_bits: unsigned(4)  # 1: SIGN; 8: QUANT
-    shift2: unsigned(6)  # of QUANT
+    shift2: unsigned(6)  # of QUANT: one of SHIFTS
     lo: signed(8)
     hi: signed(8)
     d_base: unsigned(12)  # line of ACT
@@ -151,7 +156,8 @@ class Norm(data.Struct):
 
 
 class AffineParam(data.Struct):
-    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``."""
+    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``. The shift is one of SHIFTS: lanes select
+    among eight places, and mult keeps 14 bits or more."""
     mult: signed(18)
     bias: signed(46)
 

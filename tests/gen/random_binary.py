@@ -22,8 +22,8 @@ def random_config(rng, **given):
     elif isinstance(source, ImageInput):
         max_tokens = source.n_tokens
     return BinaryModelConfig(**{
-        "hidden_size": head_dim * n_heads, "n_layers": rng.choice([1, 2, 3]), "n_heads": n_heads, "ffn_size": rng.choice([8, 40, 64]),
-        "act_bits": rng.choice([1, 8]), "attention": rng.choice(["sps", "softmax"]), "norm": rng.choice(["pre", "post"]),
+        "hidden_size": head_dim * n_heads, "n_layers": rng.choice([1, 2, 3]), "n_heads": n_heads,
+        "ffn_size": rng.choice([8, 40, 64]), "act_bits": rng.choice([1, 8]), "attention": rng.choice(["sps", "softmax"]), "norm": rng.choice(["pre", "post"]),
         "norm_eps": 1e-5, "labels": tuple("abcde"[:rng.choice([1, 3, 5])]), "pooling": rng.choice(["mean", "first", "none"]),
         "max_tokens": max_tokens, "input": source} | given)
 
@@ -55,7 +55,7 @@ def _floats(rng, key, last, shape, columns, config):
         return rng.uniform(0.5, 1.5, shape) / 1000
     if last == "scale":     # of a matrix: sums of +-1, or of integers of about forty
         n = config.ffn_size if ".down." in key else config.hidden_size
-        return rng.uniform(0.5, 1.5, shape) / n**0.5
+        return rng.uniform(0.3, 0.9, shape) / n**0.5
     if last == "alpha":
         return np.array(rng.uniform(0.8, 1.2) * (1 if config.act_bits == 1 and "head" not in key else 0.03))
     if last == "weight" and "norm" in key:

@@ -12,8 +12,10 @@
 
 import torch
 
+from celosia.hw.binary.isa import X_BITS
+
 from .norm import layer_norm
-from .post import affine, bits, clamp, cut, index, saturate, sums
+from .post import affine, cuts, saturate, sums, threshold
 
 __all__ = ["forward", "image_rows", "text_rows"]
 
@@ -22,7 +24,7 @@ def image_rows(model, patches):     # (B, tokens, pixels) integers less the inpu
     """The residual in front of the first layer, of images cut into patches."""
     patches = torch.as_tensor(patches, dtype=torch.int64)
     positions = _tensor(model.positions)[:patches.shape[1]]
-    return saturate(positions + _map(model.patch.after, _product(model.patch, patches)))
+    return saturate(positions + _map(model.patch.after, _product(model.patch, patches)), X_BITS)
 
 
 def text_rows(model, ids):          # (B, tokens) -> (B, tokens, hidden)
@@ -39,12 +41,11 @@ def forward(model, x, lengths):     # (B, S, hidden), (B,) -> (B, S, labels)
     for entry, layer in zip(model.entries, model.layers):
         x, a = _norm(entry, x, binary)
         o = _attention(model.config, layer, a, valid)
-        x = saturate(x + _map(layer.o.after, _product(layer.o, _activate(layer.gather, o, binary))))
+        x = saturate(x + _map(layer.o.after, _product(layer.o, _activate(layer.gather, o, binary))), X_BITS)
         x, a = _norm(layer.middle, x, binary)
-        middle = layer.up.after
         u = _product(layer.up, a)
-        m = bits(u, *_row(middle.level, middle.flip)) if binary else _activate(middle, u, False)
-        x = saturate(x + _map(layer.down.after, _product(layer.down, m)))
+        m = threshold(u, _words(layer.up.after)) if binary else _activate(layer.up.after, u, False)
+        x = saturate(x + _map(layer.down.after, _product(layer.down, m)), X_BITS)
     _, a = _norm(model.entries[-1], x, False)
     return _product(model.head, a)
 
@@ -55,35 +56,36 @@ def _attention(config, layer, a, valid):
     q, k, v = (_activate(linear.after, _product(linear, a), True).reshape(heads) for linear in (layer.q, layer.k, layer.v))
     scores = _exact("bihd,bjhd->bhij", q, k)
     seen = valid[:, None, None, :].expand(scores.shape)
+    words = _words(layer.map)
     if config.attention == "sps":
-        taken = seen & bits(scores, *(each[:, None, None] for each in _row(layer.map.level, layer.map.flip))).bool()
+        taken = seen & (threshold(scores, words[:, None, None]) == 1)
     else:
-        taken = torch.stack([_above(_tensor(weight), _tensor(bound), scores[:, h], seen[:, h], config.head_dim)
-                             for h, (weight, bound) in enumerate(zip(layer.map.weight, layer.map.bound))], 1)
+        taken = torch.stack([_above(words[h], scores[:, h], seen[:, h], config.head_dim) for h in range(config.n_heads)], 1)
     return _exact("bhij,bjhd->bihd", taken, v).flatten(2)
 
 
-def _above(weight, bound, scores, seen, n_columns):
-    """Which of the rows that a token sees have their place at or above its cut."""
-    rows, seen_rows = (each.permute(2, 0, 1).flatten(1) for each in (scores, seen))
-    level = cut(sums(rows, seen_rows, weight, n_columns), bound).reshape(scores.shape[:2])
-    return seen & (index(scores, n_columns) >= level[:, :, None])
+def _above(words, scores, seen, n_columns):
+    """Which of the rows that a token sees have their place in the table at or above its cut."""
+    index = scores + n_columns >> 1
+    rows, seen_rows = (each.permute(2, 0, 1).flatten(1) for each in (index, seen))
+    level = cuts(sums(rows, seen_rows, words), words).reshape(scores.shape[:2])
+    return seen & (index >= level[:, :, None])
 
 
 def _norm(norm, x, binary):
     """(the residual from there on, activations) of a norm."""
     rows = x.flatten(0, 1).T
-    y = layer_norm(rows, _tensor(norm.gain.mult), _tensor(norm.gain.bias), norm.gain.shift, **norm.scalars).T.reshape(x.shape)
+    y = layer_norm(rows, _words(norm.gain), norm.gain.shift, **norm.scalars).T.reshape(x.shape)
     return y if norm.replaces else x, _activate(norm.out, y, binary)
 
 
 def _activate(out, v, binary):
     """+-1 by thresholds, or clamped integers by affine maps; ``out`` has a row for every element of the last axis."""
-    return 2 * bits(v, *_row(out.level, out.flip)) - 1 if binary else clamp(_map(out, v), out.low, out.high)
+    return 2 * threshold(v, _words(out)) - 1 if binary else _map(out, v).clamp(out.low, out.high)
 
 
 def _map(out, v):
-    return affine(v, _tensor(out.mult), _tensor(out.bias), out.shift)
+    return affine(v, _words(out), out.shift)
 
 
 def _product(linear, a):
@@ -95,8 +97,8 @@ def _exact(equation, *factors):
     return torch.einsum(equation, *(factor.to(torch.float64) for factor in factors)).to(torch.int64)
 
 
-def _row(*arrays):
-    return tuple(map(_tensor, arrays))
+def _words(out):
+    return torch.as_tensor(out.words())
 
 
 def _tensor(array):

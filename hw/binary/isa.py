@@ -18,7 +18,7 @@ BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine
 X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
 NORM_FRAC_BITS = 12             # of a normalised element, before gain and bias
 ROW_BITS = 27                   # of a sum that leaves the engine, signed
-SHIFTS = range(8, 37, 4)        # of an affine map
+SHIFTS = range(8, 37, 4)        # of MATMUL's affine map: eight, for each lane selects among them
 
 
 class Opcode(enum.Enum, shape=unsigned(8)):
@@ -140,11 +140,11 @@ class Norm(data.Struct):
     eps: unsigned(48)  # added to D S2 - S1**2
     imm: unsigned(32)  # binary32 bits of D * 2**26
     center: unsigned(1)  # 0: mean 0 (RMS norm)
-    shift: unsigned(6)  # of gain and bias: one of SHIFTS
+    shift: unsigned(6)  # of gain and bias
     write_x: unsigned(1)
     to_act: unsigned(1)
     a_bits: unsigned(4)  # 1: SIGN; 8: QUANT
-    shift2: unsigned(6)  # of QUANT: one of SHIFTS
+    shift2: unsigned(6)  # of QUANT
     lo: signed(8)
     hi: signed(8)
     d_base: unsigned(12)  # line of ACT
@@ -152,8 +152,7 @@ class Norm(data.Struct):
 
 
 class AffineParam(data.Struct):
-    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``. The shift is one of SHIFTS, because
-    every lane selects among them; so a mult can be chosen of 14 bits or more."""
+    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``."""
     mult: signed(18)
     bias: signed(46)
 

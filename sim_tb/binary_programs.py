@@ -153,7 +153,9 @@ class RandomProgram:
             f["v_blocks"] = rng.randrange(min(3, (self._words - blocks) // max(1, groups - 1)) + 1)
             f["k_base"] = rng.randrange(self._words - (groups - 1) * f["v_blocks"] - blocks + 1)
             reads |= {("v", f["k_base"] + group * f["v_blocks"] + b) for group in range(groups) for b in range(blocks)}
-        writes = self._sink(f, n_rows, reads, into_v)
+        operands, writes = set(reads), self._sink(f, n_rows, reads, into_v)
+        if operands & writes:           # rows must not meet the operands of their own product
+            return
         self._issue(Opcode.MATMUL, f, reads, writes)
 
     def _sink(self, f, n_rows, reads, into_v):
@@ -204,8 +206,7 @@ class RandomProgram:
         common = {"n_col_blocks": 1, "a_bits": 1, "w_planes": 1, "kind": Kind.SIGNS, "n_index": c.columns, "n_const": c.columns}
         groups = max(1, 8 // c.engine_rows) * self._rng.randint(1, 3)
         for post in (Post.SUM, Post.CUT):
-            operand = self._rng.choice([Operand.PORTS, Operand.KEYS])
-            self._matmul(post=post, operand=operand, groups=groups, **common)
+            self._matmul(post=post, operand=self._rng.choice([Operand.PORTS, Operand.KEYS]), groups=groups, **common)
 
     def _norm(self):
         c, rng = self._c, self._rng

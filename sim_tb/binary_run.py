@@ -10,7 +10,8 @@ import numpy as np
 __all__ = ["Outcome", "run"]
 
 _START, _RESET, _IRQ = 1, 2, 1
-_LIMIT_CYCLES = 20_000_000
+_DRAINING, _LOOKS = 8, 1000
+_LIMIT_CYCLES = 2_000_000
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Outcome:
 def run(device, model, cache, count, lengths, *, offset=0, watchdog=100_000, counters=()):
     """Run ``count`` descriptors from byte ``offset`` of ``model``. Both windows are copied into the device's memory.
 
-    Raises TimeoutError where no interrupt comes.
+    Raises TimeoutError where no interrupt comes, or the ports are not drained of a run before.
     """
     places = {**device.manifest["registers"], **device.manifest["counters"]}
     device.release()
@@ -41,6 +42,11 @@ def run(device, model, cache, count, lengths, *, offset=0, watchdog=100_000, cou
         device.write32(places[name] + 4, value >> 32)
 
     device.write32(places["CONTROL"], _RESET)
+    for _ in range(_LOOKS):
+        if not device.read32(places["STATUS"]) & _DRAINING:
+            break
+    else:
+        raise TimeoutError(f"The ports must be drained within {_LOOKS} looks at STATUS")
     for name, (address, buffer) in zip(("MODEL", "CACHE"), windows):
         write64(f"{name}_BASE", address)
         write64(f"{name}_SIZE", len(buffer))

@@ -81,7 +81,7 @@ class BinaryCore(wiring.Component):
         m.submodules.loader = loader = BinaryLoader(n_ports=c.n_ports, port_bytes=c.port_bytes, **lanes, columns=c.columns)
         m.submodules.join = join = Join(n_ports=c.n_ports, port_bytes=c.port_bytes)
         m.submodules.engine = engine = BinaryEngine(
-            **lanes, engine_rows=c.engine_rows, beat_bytes=c.beat_bytes, act_lines=c.act_lines, v_words=c.v_words)
+            **lanes, engine_rows=c.engine_rows, columns=c.columns, act_lines=c.act_lines, v_words=c.v_words)
         m.submodules.post = post = BinaryPost(
             **lanes, engine_rows=c.engine_rows, columns=c.columns, port_bytes=c.port_bytes, max_sequences=c.max_sequences,
             softmax=c.softmax)

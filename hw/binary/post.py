@@ -50,7 +50,7 @@ class BinaryPost(wiring.Component):
     i : stream of RowWord, the rows of the commands
     lengths : In(Lengths), constant while a program runs
     p_addr, p_data : read port of P: a word and, a cycle later, its bits
-    x_want, x_grant : of X, from before the first row of RESIDUAL to its end
+    x_want, x_grant : of X, from when the first row of RESIDUAL is there to its end: who has X waits for no memory
     x_read_en, x_read_addr, x_read_data : a row of X, a cycle later, until the next read
     x_write_en, x_write_addr, x_write_data : a row of X
     o_act, o_v, o_raw : streams of ActWrite, VWrite, WriteWord
@@ -91,8 +91,8 @@ class BinaryPost(wiring.Component):
         # Rows in the stages; bit 0: on the way into stage 1.
         valid, last, advance = Signal(6), Signal(6), Signal()
         m.d.comb += [
-            self.i.ready.eq(control.opens & advance), control.take.eq(self.i.valid & self.i.ready),
-            valid[0].eq(control.take), last[0].eq(control.last),
+            control.offered.eq(self.i.valid), self.i.ready.eq(control.opens & advance),
+            control.take.eq(self.i.valid & self.i.ready), valid[0].eq(control.take), last[0].eq(control.last),
         ]
         to_memory = mode == Post.RAW        # from stage 3
         with m.If(advance):

@@ -35,6 +35,7 @@ class PostControl(wiring.Component):
     i_command, index : as of ``BinaryPost``
     p_addr, p_data : read port of P: a word and, a cycle later, its bits
     fields, fields_index : the command at work; constant from ``start`` (strobe, a cycle later) to ``done`` (strobe)
+    offered : there is a row
     opens : a row may be taken, with ``param``; it is the ``last`` one
     take : strobe: it is taken
     drained : no row that was taken is still under way
@@ -51,7 +52,7 @@ class PostControl(wiring.Component):
         super().__init__({
             "i_command": In(stream.Signature(Matmul)), "index": In(16), "p_addr": Out(16), "p_data": In(64),
             "fields": Out(Matmul), "fields_index": Out(16), "start": Out(1),
-            "opens": Out(1), "param": Out(RowParam), "last": Out(1), "take": In(1), "drained": In(1),
+            "offered": In(1), "opens": Out(1), "param": Out(RowParam), "last": Out(1), "take": In(1), "drained": In(1),
             "table": Out(stream.Signature(TableParam)), "load": Out(1), "scan": Out(1), "table_idle": In(1),
             "x_want": Out(1), "x_grant": In(1), "done": Out(1),
         })
@@ -67,8 +68,9 @@ class PostControl(wiring.Component):
         m.d.comb += self.last.eq(left == 1)
         m.d.comb += self._decode(word.p)
 
-        per_row, has_word = Signal(), Signal()
+        per_row, has_word, adds = Signal(), Signal(), Signal()
         m.d.comb += [
+            adds.eq(f.post == Post.RESIDUAL),
             per_row.eq((f.post == Post.SIGN) | (f.post == Post.QUANT) | (f.post == Post.RESIDUAL)),
             has_word.eq(per_row | (f.post == Post.MAP)),
             self.table.p.eq(word.p), self.table.valid.eq(word.valid & in_table),
@@ -88,7 +90,9 @@ class PostControl(wiring.Component):
                         m.d.comb += self.load.eq(1)
                         m.next = "TABLE"
             with m.State("ROWS"):
-                m.d.comb += self.opens.eq((word.valid | ~has_word) & (self.x_grant | ~self.x_want))
+                m.d.comb += self.opens.eq((word.valid | ~has_word) & (~adds | (self.x_want & self.x_grant)))
+                with m.If(adds & self.offered):
+                    m.d.sync += self.x_want.eq(1)
                 with m.If(self.take):
                     m.d.sync += left.eq(left - 1)
                     with m.If(self.last):
@@ -132,9 +136,9 @@ class PostControl(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 f.eq(following), self.fields_index.eq(following_index), waiting.eq(0),
-                self.x_want.eq(following.post == Post.RESIDUAL), wants_table.eq(self._softmax & (following.post == Post.SUM)),
+                wants_table.eq(self._softmax & (following.post == Post.SUM)),
             ]
-        with m.Elif(self.done):
+        with m.If(self.done):
             m.d.sync += self.x_want.eq(0)
         with m.If(self.scan):
             m.d.sync += wants_table.eq(0)

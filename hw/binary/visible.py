@@ -69,6 +69,7 @@ class VisibleLanes(wiring.Component):
             for lane in range(self._lanes):
                 number = Const(lane, lane_bits)
                 same = ((s1_lane ^ number) & ~within[:lane_bits]) == 0
-                m.d.sync += s2_lanes[lane].eq(same & (s1_free | (s1_here & (s1_lane <= number))))
+                earlier = s1_lane <= number if lane < self._lanes - 1 else Const(1)
+                m.d.sync += s2_lanes[lane].eq(same & (s1_free | (s1_here & earlier)))
         m.d.comb += self.seen.eq(s2_lanes & s2_valid.replicate(self._lanes))
         return m

@@ -97,6 +97,7 @@ class BinaryEngine(wiring.Component):
         s1_beat, s2_beat = (Signal(len(self.i_weights.p), name=name, reset_less=True) for name in ("s1_beat", "s2_beat"))
         adds = _delayed(m, "add", beats.tag.valid, _OPERANDS + lanes[0].add_lag)
         takes = _delayed(m, "take", beats.tag.last, take_lag + 1)
+        pass_tags = _delayed(m, "pass", beats.tag.sums, take_lag + 1)
         m.d.sync += [s1_tag.eq(beats.tag), s2_tag.eq(s1_tag), s1_beat.eq(self.i_weights.p), s2_beat.eq(s1_beat)]
         m.d.comb += [
             beats.i_command.p.eq(self.i_command.p), beats.i_command.valid.eq(self.i_command.valid),
@@ -120,7 +121,7 @@ class BinaryEngine(wiring.Component):
             with m.If(row == self._rows - 1):
                 m.d.sync += active.eq(0)
         with m.If(takes[take_lag + 1]):
-            m.d.sync += [active.eq(1), row.eq(0), pass_tag.eq(_delayed(m, "pass", beats.tag.sums, take_lag + 1)[-1])]
+            m.d.sync += [active.eq(1), row.eq(0), pass_tag.eq(pass_tags[-1])]
         step, push, ends = self._steps(m, active, row, pass_tag, sums[-1].difference)
 
         for t, (lane, lane_sums) in enumerate(zip(lanes, sums)):

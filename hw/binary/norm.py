@@ -6,8 +6,8 @@
     X --> M lanes: (x - mean) * scale * gain + bias ---------------------------------------------> X
     P --> NormParams --------^                    \\--> threshold or quantise --> queue --> Collector --> ACT
 
-Golden: ``gen/golden/binary/norm.py``. A row a cycle in both passes, one descriptor after the other:
-2 n_rows + token_lanes + 47 cycles from ``x_grant`` to the last row of X.
+Golden: ``gen/golden/binary/norm.py``. A row a cycle in both passes, one descriptor after the other: 2 n_rows + token_lanes + 55
+cycles each, and what zeros at the end of a line take.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal

@@ -8,7 +8,8 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[1]
 STDLIB = set(sys.stdlib_module_names)
-HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config", "configs", "links", "tables")}
+HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config", "configs", "links", "tables", "binary.isa",
+                                              "binary.config", "binary.configs", "binary.links")}
 
 # Folder or file -> what it may import beside the standard library; the longest match counts.
 MAY = {

@@ -6,11 +6,11 @@
     X --> M lanes: (x - mean) * scale * gain + bias ---------------------------------------------> X
     P --> NormParams --------^                    \\--> threshold or quantise --> queue --> Collector --> ACT
 
-Golden: ``gen/golden/binary/norm.py``. A row a cycle in both passes, one descriptor after the other:
-2 n_rows + token_lanes + 47 cycles from ``x_grant`` to the last row of X.
+Golden: ``gen/golden/binary/norm.py``. A row a cycle in both passes, one descriptor after the other: 2 n_rows + token_lanes + 55
+cycles each, and what zeros at the end of a line take.
 """
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,7 +25,13 @@ from .norm_scale import SQUARES_BITS, SUM_BITS, NormScale
 __all__ = ["NormUnit"]
 
 _QUEUE_ROWS = 32
-_MUX_LANES = 8
+
+
+def _chosen(values, number):
+    """The value of that number, of two or four."""
+    for bit in number:
+        values = [Mux(bit, high, low) for low, high in zip(values[::2], values[1::2])]
+    return values[0]
 
 
 class NormUnit(wiring.Component):
@@ -156,25 +162,23 @@ class NormUnit(wiring.Component):
         return m
 
     def _scan(self, m, scale, lanes, fields, number, valid):
-        """The sums of lane ``number`` to the statistics, two cycles later."""
-        size = min(_MUX_LANES, self._lanes)
-        log2 = size.bit_length() - 1
-        shape = {"sum": signed(SUM_BITS), "squares": SQUARES_BITS}
-        for name, sink in ("sum", scale.s1), ("squares", scale.s2):
-            bits = SUM_BITS if name == "sum" else SQUARES_BITS
-            groups = [Cat(getattr(lane, name) for lane in lanes[first:first + size]) for first in range(0, self._lanes, size)]
-            s1_groups = [Signal(bits, name=f"s1_{name}{i}", reset_less=True) for i in range(len(groups))]
-            s2_value = Signal(shape[name], name=f"s2_{name}", reset_less=True)
-            group = Signal(range(len(groups)), name=f"s1_{name}_group", reset_less=True)
-            m.d.sync += [register.eq(part.word_select(number[:log2], bits)) for register, part in zip(s1_groups, groups)]
-            m.d.sync += [group.eq(number[log2:]), s2_value.eq(Cat(s1_groups).word_select(group, bits))]
-            if name == "sum":
-                with m.If(~fields.center):
-                    m.d.sync += s2_value.eq(0)
-            m.d.comb += sink.eq(s2_value)
-        marks = Signal(4)
-        m.d.sync += marks.eq(Cat(valid, valid & (number == self._lanes - 1), marks[:2]))
-        m.d.comb += [scale.valid.eq(marks[2]), scale.last.eq(marks[3])]
+        """The sums of lane ``number`` to the statistics: one of four a cycle."""
+        words = [Cat(lane.sum, lane.squares) for lane in lanes]
+        last = number == self._lanes - 1
+        stage = 0
+        while len(words) > 1:
+            stage += 1
+            bits = min(2, len(words).bit_length() - 1)
+            groups = [words[first:first + (1 << bits)] for first in range(0, len(words), 1 << bits)]
+            words = [Signal(SUM_BITS + SQUARES_BITS, name=f"s{stage}_sums{i}", reset_less=True) for i in range(len(groups))]
+            m.d.sync += [word.eq(_chosen(group, number[:bits])) for word, group in zip(words, groups)]
+            later = Signal(len(number[bits:]) + 2, name=f"s{stage}_number")
+            m.d.sync += later.eq(Cat(valid, last, number[bits:]))
+            valid, last, number = later[0], later[1], later[2:]
+        m.d.comb += [
+            scale.valid.eq(valid), scale.last.eq(last),
+            scale.s1.eq(Mux(fields.center, words[0][:SUM_BITS].as_signed(), 0)), scale.s2.eq(words[0][SUM_BITS:]),
+        ]
 
     def _params(self, m, fields):
         """The parameters of gain and bias, and of the activation; their words are asked for when the row of X is at stage 2."""

@@ -18,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 
 from .isa import X_BITS
 from .norm_params import BIAS_BITS, MULT_BITS, TAKEN_FROM
-from .norm_scale import R_BITS, SQUARES_BITS, SUM_BITS, saturated
+from .norm_scale import R_BITS, SQUARES_BITS, SUM_BITS, overflows, saturated
 
 __all__ = ["NormLane"]
 
@@ -106,15 +106,15 @@ class NormLane(wiring.Component):
             m.d.sync += squares.eq(grown)
         with m.If(self.clear):
             m.d.sync += [total.eq(0), squares.eq(self.second << _N_SHIFT - 1)]
-            with m.If(~self.second):
-                m.d.sync += mean.eq(0)
+        with m.If(self.clear & ~self.second):
+            m.d.sync += mean.eq(0)
 
         s8_y, s9_y = self._affine(m, "y", s6_n, self.mult, self.bias), register("s9_y", signed(X_BITS))
         m.d.sync += s9_y.eq(saturated(s8_y, X_BITS))
         s11_q = self._affine(m, "q", s9_y, self.mult2, self.bias2)
         s12_q = register("s12_q", 8)
         negative, place = s11_q[-1], s11_q[:8].as_signed()
-        over = ~(s11_q[7:].all() | ~s11_q[7:].any())
+        over = overflows(s11_q, 8)
         with m.If(Mux(over, negative, place < self.lo)):
             m.d.sync += s12_q.eq(self.lo)
         with m.Elif(Mux(over, ~negative, place > self.hi)):

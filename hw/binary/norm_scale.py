@@ -22,17 +22,21 @@ from ..formats import F32, F32_BIAS
 from ..tables import FuncOp
 from .isa import X_BITS, Norm
 
-__all__ = ["R_BITS", "SUM_BITS", "SQUARES_BITS", "NormScale", "saturated"]
+__all__ = ["R_BITS", "SUM_BITS", "SQUARES_BITS", "NormScale", "overflows", "saturated"]
 
 SUM_BITS, SQUARES_BITS = 30, 47     # of up to 4096 elements
 R_BITS = 26
 _V_BITS, _HALF = 60, 30
 
 
+def overflows(value, bits):
+    """Whether a signed value needs more than so many bits."""
+    return (value[bits - 1:-1] ^ value[-1].replicate(len(value) - bits)).any()
+
+
 def saturated(value, bits):
     """A signed value as the nearest of so many bits."""
-    over = ~(value[bits - 1:].all() | ~value[bits - 1:].any())
-    return Mux(over, Cat((~value[-1]).replicate(bits - 1), value[-1]), value[:bits]).as_signed()
+    return Mux(overflows(value, bits), Cat((~value[-1]).replicate(bits - 1), value[-1]), value[:bits]).as_signed()
 
 
 class NormScale(wiring.Component):

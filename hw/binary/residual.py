@@ -33,8 +33,8 @@ class ResidualMemory(wiring.Component):
     c_read_en, c_read_addr, c_read_data : a row, a cycle later, until the next read
     c_write_en, c_write_addr, c_write_data : a row
 
-    ``i`` is a stream of XWrite. It waits for a cycle in which nobody writes and needs no grant, so that rows that are loaded never
-    wait for a unit that waits for memory.
+    ``i`` is a stream of XWrite. It waits for a cycle in which nobody writes and needs no grant: rows that are loaded do not wait
+    for a unit that has X and waits for memory itself.
     """
 
     def __init__(self, *, token_lanes, x_words):

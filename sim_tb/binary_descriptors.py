@@ -69,7 +69,7 @@ def _matmul(f, size):
     if f["operand"] != Operand.PORTS.value:
         rules.append(f["w_planes"] == 1)
     if f["operand"] == Operand.KEYS.value:
-        rules += [blocks == 1, f["k_base"] + (n_rows - 1) // lanes * f["k_stride"] < size["act_lines"]]
+        rules += [blocks == 1, planes == 1, f["k_base"] + (n_rows - 1) // lanes * f["k_stride"] < size["act_lines"]]
     if f["operand"] == Operand.VALUES.value:
         rules.append(f["k_base"] + (groups - 1) * f["v_blocks"] + blocks <= size["v_words"])
     n_params = {Post.SIGN: n_rows, Post.QUANT: n_rows, Post.RESIDUAL: n_rows, Post.MAP: 1, Post.SUM: f["n_index"] + 1}

@@ -131,7 +131,7 @@ class RandomProgram:
         quantum = max(1, 8 // c.engine_rows)
         groups = groups or quantum * rng.randint(1, 3)
         n_rows = groups * c.engine_rows
-        a_bits = rng.choice([1, 1, 1, 2, 8])
+        a_bits = 1 if operand is Operand.KEYS else rng.choice([1, 1, 1, 2, 8])
         kind = Kind.INTS if a_bits > 1 else rng.choice([Kind.SIGNS, Kind.BITS])
         w_planes = rng.choice([1, 1, 2, 8]) if operand is Operand.PORTS else 1
         blocks = 1 if operand is Operand.KEYS else rng.randint(1, 3)

@@ -42,7 +42,7 @@ def matmul(numbers, size):
     post, operand = numbers.choice(list(Post)), numbers.choice([0, 0, 1, 2])
     groups = numbers.randint(1, 6) * max(1, 8 // rows)
     n_rows = groups * rows
-    a_bits = numbers.choice([1, 1, numbers.randint(1, 8)])
+    a_bits = 1 if operand == 1 else numbers.choice([1, 1, numbers.randint(1, 8)])
     w_planes = 1 if operand else numbers.randint(1, 8)
     blocks = 1 if operand == 1 else numbers.choice([1, 2, 4, beside(numbers, (1 << 27 - w_planes - a_bits) // columns, 8)])
     v_blocks, k_stride = numbers.randrange(5), numbers.randrange(5)

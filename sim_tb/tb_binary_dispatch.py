@@ -27,7 +27,8 @@ def descriptor(numbers, size, unit, waits=(0, 0, 0)):
                    target=target, cache=numbers.randrange(2))
     if unit == "norm":
         return raw(Opcode.NORM, waits, **NORM, x_base=numbers.randrange(60), lo=numbers.getrandbits(8), eps=numbers.getrandbits(48))
-    operand, ints = numbers.choice(list(Operand)), numbers.randrange(2)
+    operand = numbers.choice(list(Operand))
+    ints = operand is not Operand.KEYS and numbers.randrange(2)
     return raw(Opcode.MATMUL, waits, **addr, n_row_groups=numbers.randint(1, 9), n_col_blocks=1 if operand is Operand.KEYS else
                numbers.randint(1, 4), w_planes=numbers.randint(1, 8) if operand is Operand.PORTS else 1, operand=operand,
                a_bits=numbers.randint(2, 8) if ints else 1, kind=Kind.INTS if ints else numbers.randrange(2), post=Post.RAW,

@@ -321,7 +321,7 @@ async def takes_a_row_a_cycle(dut):
         row_cycles = 4 * size["token_lanes"] // size["port_bytes"] if mode == Post.RAW else 1
         assert mine[-1] - mine[0] <= (n_rows - 1) * row_cycles, f"{mode}: {n_rows} rows took {mine[-1] - mine[0] + 1} cycles"
         if before is not None:
-            gap, (last_job, last) = mine[0] - before[1], before
+            gap, (last_job, _) = mine[0] - before[1], before
             extra = 2 * size["columns"] // 8 * 8 + 2 * row_cycles * 3 + 20
             table = last_job.fields["post"] == Post.SUM or mode == Post.SUM
             assert gap <= (extra if table or last_job.fields["post"] in (Post.QUANT, Post.RAW) else 12 + size["columns"] // 8), \

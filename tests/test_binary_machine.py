@@ -153,7 +153,7 @@ def test_memory_that_answers_with_errors(tiny):
 
 
 def test_x_is_free_until_rows_come(tiny):
-    """The weights of a RESIDUAL lie behind the data of a LOAD that waits for a NORM: the NORM must get X although it comes later."""
+    """The weights of a RESIDUAL lie behind the data of a LOAD that waits for a NORM: the NORM gets X although it comes later."""
     residual = {"n_row_groups": 4, "n_col_blocks": 1, "w_planes": 1, "a_bits": 1, "post": Post.RESIDUAL, "shift": 20}
     norm = {"n_rows": 64, "shift": 16, "mean_shift": 20, "imm": 0x4E80_0000, "write_x": 1}
     descriptors = [isa.pack(Opcode.MATMUL, **RAW), isa.pack(Opcode.NORM, waits=(0, 1, 0), **norm),

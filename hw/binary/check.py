@@ -10,7 +10,7 @@ LOAD    n_beats >= 1, whole rows of X or lines of ACT; d_base + what they hold <
 MATMUL  n_row_groups, n_col_blocks >= 1; 1 <= w_planes, a_bits <= 8; one plane of activations without INTS, more with;
         columns 2**(w_planes + a_bits - 1) <= 2**(ROW_BITS - 1): no sum is longer than ROW_BITS bits;
         a_base + n_col_blocks a_bits <= act_lines; chunk < max_tokens / M;
-        KEYS: one block and weight plane; the line of the last row < act_lines
+        KEYS: one block, one plane of weights and of activations; the line of the last row < act_lines
         VALUES: one weight plane; the last word < v_words
         parameters: p_base + words <= p_words; QUANT, RESIDUAL: shift is one of SHIFTS
         ACT: a multiple of 8 rows; 8 d_first < line_rows <= C, a multiple of 8; the last line < act_lines
@@ -158,7 +158,7 @@ class DescriptorCheck(wiring.Component):
             (groups == 0) | (matmul.n_col_blocks == 0) | (matmul.w_planes == 0) | (matmul.w_planes > 8) | (matmul.a_bits == 0)
             | (matmul.a_bits > 8) | ((matmul.kind == Kind.INTS) ^ (matmul.a_bits > 1))
             | (y_size > (1 << _Y_LOG2) // self._columns) | (matmul.chunk >= self._max_tokens // self._lanes)
-            | ((keys | values) & (matmul.w_planes != 1)) | (keys & (matmul.n_col_blocks != 1)))
+            | ((keys | values) & (matmul.w_planes != 1)) | (keys & ((matmul.n_col_blocks != 1) | (matmul.a_bits != 1))))
         lines_bad = (
             rows[:3].any() | matmul.line_rows[:3].any() | (matmul.line_rows > self._columns)
             | (matmul.d_first >= matmul.line_rows[3:]) | act_short)

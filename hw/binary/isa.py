@@ -100,7 +100,8 @@ class Matmul(data.Struct):
 
     PORTS: port p reads n_row_groups * n_col_blocks * w_planes beats, contiguous, from ``addr + p * port_stride``, in the order row
     group, weight plane (least significant first), column block. Activations: plane k of block b is line a_base + b * a_bits + k.
-    VALUES: block b of row group g is word k_base + g * v_blocks + b. KEYS and VALUES have one weight plane, KEYS one block.
+    VALUES: block b of row group g is word k_base + g * v_blocks + b. KEYS and VALUES have one weight plane, KEYS one block
+    and one plane of activations.
     """
     addr: unsigned(40)  # bytes into the model window; with RAW and operands of the fabric unused
     port_stride: unsigned(32)  # bytes from port to port

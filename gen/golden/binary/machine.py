@@ -147,8 +147,8 @@ class Machine:
         key = fields["addr"], fields["port_stride"], groups, blocks, planes
         if key not in self._weights:
             data = self._read_ports(self.model, *key[:2], groups * blocks * planes, index)
-            bits = np.unpackbits(data, axis=1, bitorder="little").reshape(groups, blocks, planes, c.engine_rows, c.columns)
-            matrix = bits.transpose(2, 0, 3, 1, 4).reshape(planes, groups * c.engine_rows, -1)
+            bits = np.unpackbits(data, axis=1, bitorder="little").reshape(groups, planes, blocks, c.engine_rows, c.columns)
+            matrix = bits.transpose(1, 0, 3, 2, 4).reshape(planes, groups * c.engine_rows, -1)
             self._weights[key] = torch.from_numpy(matrix.copy())
         return self._weights[key]
 

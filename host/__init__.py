@@ -10,5 +10,5 @@ from .sampling import Candidates, Sampler
 from .sequence import Sequence
 from .stats import Stats
 
-__all__ = ["Accelerator", "CacheFull", "Candidates", "CelosiaError", "Classifier", "DeviceTimeout", "Draft", "Image", "ProgramError",
-           "PromptLookup", "Result", "Sampler", "Sequence", "Stats"]
+__all__ = ["Accelerator", "CacheFull", "Candidates", "CelosiaError", "Classifier", "DeviceTimeout", "Draft", "Image",
+           "ProgramError", "PromptLookup", "Result", "Sampler", "Sequence", "Stats"]

@@ -1,8 +1,8 @@
 """What a binary encoder takes in, as integers: patches of images, rows of token embeddings; and how they lie in memory.
 
-    image   pixels 0 .. maximum, cut into patches, less ``zero``     -> lines of ACT: for each column block and bit of a pixel the byte
-                                                                        columns in order, each a byte of every token
-    text    words or bytes -> token ids -> token + place, int16      -> rows of X: an element of every token, int16
+    image   pixels 0 .. maximum, cut into patches, less ``zero``   -> lines of ACT: for each column block and bit of a pixel the
+                                                                      byte columns in order, each a byte of every token
+    text    words or bytes -> token ids -> token + place, int16    -> rows of X: an element of every token, int16
 """
 
 import re
@@ -22,8 +22,8 @@ def inputs_of(image):
 
 
 def read_image(path, source):
-    """Pixels uint8 (height, width, channels) of a file, for the ``source`` of a header: of ``.npy`` as they are, of others scaled to
-    its size and to 0 .. maximum, which needs the package Pillow."""
+    """Pixels (height, width) or (height, width, channels) of a file: of ``.npy`` as they are, of others, which needs the package
+    Pillow, scaled to the size and to the 0 .. maximum that ``source``, an entry of a header, says."""
     if Path(path).suffix == ".npy":
         try:
             return np.load(path, allow_pickle=False)
@@ -76,7 +76,8 @@ class Words:
     def __init__(self, image):
         self._source = image.header["input"]
         width = self._source["hidden_size"]
-        self._rows, self._places = (image.segment(name).view("<i2").reshape(-1, width).astype(np.int64) for name in ("tokens", "places"))
+        self._rows, self._places = (image.segment(name).view("<i2").reshape(-1, width).astype(np.int64)
+                                    for name in ("tokens", "places"))
         lines = image.tokenizer.decode().splitlines()
         self._ids = {word: i for i, word in enumerate(lines)} if self._source["vocabulary"] == "words" else None
 

@@ -12,7 +12,8 @@ __all__ = ["encoded", "pack_file"]
 
 def _assembled(path, config, sequences=None):
     if not isinstance(config, BinaryConfig):
-        raise ValueError(f"Configuration of a binary encoder must be one of the binary machine, such as binary-tiny, not {config.name}")
+        raise ValueError("Configuration of a binary encoder must be one of the binary machine, such as binary-tiny, not "
+                         f"{config.name}")
     model = fold(load(path))
     return model, assemble(model, config, sequences)
 
@@ -42,7 +43,7 @@ def _table(assembled):
     header = assembled.header
     lines = [f"{'segment':<28}{'bytes':>12}"]
     lines += [f"{segment['name']:<28}{segment['bytes']:>12,}" for segment in header["segments"]]
-    programs = [f"program {name}: {program['count']} descriptors, {program['sequences']} sequences of {header['seq_tokens']} tokens, "
-                f"{program['chunks']} chunks" for name, program in header["programs"].items()]
+    programs = [f"program {name}: {program['count']} descriptors, {program['sequences']} sequences of "
+                f"{header['seq_tokens']} tokens, {program['chunks']} chunks" for name, program in header["programs"].items()]
     return "\n".join([*lines, f"{'payload':<28}{header['payload_bytes']:>12,}", "",
                       f"configuration {header['config']} ({header['config_digest']})", *programs])

@@ -26,7 +26,8 @@ def pack_matrix(weights, n_planes, config):     # (N, K) odd integers -> list of
     padded = np.full((-(-n_rows // r) * r, -(-n_columns // c) * c), most)
     padded[:n_rows, :n_columns] = weights
     digits = (padded + most >> 1).reshape(len(padded) // r, r, -1, c)
-    bits = (digits[None] >> np.arange(n_planes)[:, None, None, None, None] & 1).astype(np.uint8)    # plane, group, row, block, column
+    planes = np.arange(n_planes)[:, None, None, None, None]
+    bits = (digits[None] >> planes & 1).astype(np.uint8)    # plane, group, row, block, column
     return split_ports(np.packbits(bits.transpose(1, 0, 3, 2, 4), axis=None, bitorder="little"), config)
 
 

@@ -27,7 +27,8 @@ def random_config(rng, **given):
         max_tokens = source.n_tokens
     return BinaryModelConfig(**{
         "hidden_size": head_dim * n_heads, "n_layers": rng.choice([1, 2, 3]), "n_heads": n_heads,
-        "ffn_size": rng.choice([8, 40, 64]), "act_bits": rng.choice([1, 8]), "attention": rng.choice(["sps", "softmax"]), "norm": rng.choice(["pre", "post"]),
+        "ffn_size": rng.choice([8, 40, 64]), "act_bits": rng.choice([1, 8]), "attention": rng.choice(["sps", "softmax"]),
+        "norm": rng.choice(["pre", "post"]),
         "norm_eps": 1e-5, "labels": tuple("abcde"[:rng.choice([1, 3, 5])]), "pooling": rng.choice(["mean", "first", "none"]),
         "max_tokens": max_tokens, "input": source} | given)
 

@@ -1,4 +1,4 @@
-"""Compiled binary encoders on the golden machine: the golden model's integers, bit for bit, whatever lies in the memories before."""
+"""Compiled binary encoders on the golden machine: the golden model's integers, bit for bit, whatever the memories held before."""
 
 import random
 from dataclasses import replace
@@ -104,12 +104,16 @@ def in_any_order(run, rng, ignore_waits_of=None):
 
 
 def test_waits_are_needed(rng):
-    """Without the waits of any one unit something else comes out."""
+    """Without the waits of any one unit something else comes out, in one order or another."""
     for unit in UNITS:
-        run = a_run(random.Random(3), binary_tiny, n_layers=2, act_bits=8)
-        in_any_order(run, random.Random(0), ignore_waits_of=unit)
-        with pytest.raises(AssertionError):
-            run.check()
+        differ = False
+        for seed in range(20):
+            run = a_run(random.Random(3), binary_tiny, n_layers=4, act_bits=8)
+            in_any_order(run, random.Random(seed), ignore_waits_of=unit)
+            differ = differ or any((got != want).any() for got, want in zip(run.logits(), run.expected()))
+            if differ:
+                break
+        assert differ, unit
 
 
 def test_no_descriptor_waits_for_one_behind_it(rng):
@@ -132,7 +136,7 @@ def test_fields_hold_what_is_written(rng):
 def test_a_broken_golden_model_is_found(rng, monkeypatch):
     run = a_run(random.Random(1), binary_tiny, act_bits=8)
     run.run()
-    monkeypatch.setattr(golden, "saturate", lambda value, bits: value + 1)
+    monkeypatch.setattr(golden, "threshold", lambda v, words: (v <= 0).to(torch.int64))
     with pytest.raises(AssertionError):
         run.check()
 
@@ -154,7 +158,8 @@ def test_weights_round_trip(rng):
     ({"hidden_size": 40, "n_heads": 1}, "The size of a head must be at most 32 on configuration binary-tiny, not 40"),
     ({"ffn_size": 65536}, "intermediate_size must be at most 8160 on configuration binary-tiny, not 65536"),
     ({"max_tokens": 256}, "Tokens of a run must be at most 128 on configuration binary-tiny, not 256"),
-    ({"hidden_size": 960, "n_heads": 30, "max_tokens": 64}, "Rows of X must be at most 2048 on configuration binary-tiny, not 7680"),
+    ({"hidden_size": 960, "n_heads": 30, "max_tokens": 64},
+     "Rows of X must be at most 2048 on configuration binary-tiny, not 7680"),
     ({"ffn_size": 3840, "act_bits": 8}, "Lines of ACT must be at most 512 on configuration binary-tiny"),
 ])
 def test_what_does_not_fit_is_said(given, sentence, rng):

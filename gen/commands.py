@@ -31,7 +31,7 @@ _config_option = click.option("--config", "config_name", default="tiny", show_de
 
 def _config(name):
     if name not in CONFIGS:
-        raise ValueError(f"Configuration of a decoder must be one of {', '.join(CONFIGS)}, not {name!r}")
+        raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {name!r}")
     return CONFIGS[name]
 
 

@@ -81,7 +81,7 @@ def _matmul(f, size):
     if post in (Post.MAP, Post.SUM, Post.CUT):
         rules.append(f["first_row"] + n_rows <= size["max_tokens"])
     if post in (Post.SUM, Post.CUT):
-        rules.append(f["n_index"] <= 255)
+        rules.append(f["n_index"] <= size["columns"])
     if into is Into.V and post in (Post.SIGN, Post.QUANT, Post.MAP, Post.CUT):
         block = f["chunk"] * lanes // columns
         rules += [post is Post.SIGN, f["d_base"] + (groups - 1) * f["v_blocks"] + block < size["v_words"]]

@@ -55,7 +55,7 @@ def matmul(numbers, size):
     d_base = {Post.RESIDUAL: size["x_words"] - n_rows}.get(post, size["act_lines"] - lines)
     if into:
         d_base = size["v_words"] - (groups - 1) * v_blocks - chunk * lanes // columns - 1
-    params = {Post.MAP: 1, Post.SUM: 65}.get(post, n_rows)
+    params = {Post.MAP: 1, Post.SUM: 9}.get(post, n_rows)
     k_base = size["act_lines"] - (n_rows - 1) // lanes * k_stride - 1
     if operand == 2:
         k_base = size["v_words"] - (groups - 1) * v_blocks - blocks
@@ -65,7 +65,8 @@ def matmul(numbers, size):
         "a_base": beside(numbers, max(0, size["act_lines"] - blocks * a_bits), 12), "k_base": beside(numbers, k_base, 12),
         "k_stride": k_stride, "p_base": beside(numbers, size["p_words"] - params, 16), "shift": numbers.choice(SHIFTS),
         "d_base": beside(numbers, d_base, 16), "d_first": d_first, "line_rows": line_rows, "v_blocks": v_blocks,
-        "first_row": beside(numbers, max(0, size["max_tokens"] - n_rows), 12), "n_index": numbers.choice([64, 64, 64, 255, 256])}
+        "first_row": beside(numbers, max(0, size["max_tokens"] - n_rows), 12),
+        "n_index": numbers.choice([8, 8, 8, columns, columns + 1])}
     return raw(2, **spoiled(numbers, fields, {
         "n_row_groups": 12, "n_col_blocks": 8, "w_planes": 4, "a_bits": 4, "operand": 2, "kind": 2, "post": 3, "into": 1,
         "chunk": 8, "a_base": 12, "k_base": 12, "k_stride": 8, "shift": 6, "d_base": 16, "d_first": 5, "line_rows": 9,

@@ -16,7 +16,7 @@ MATMUL  n_row_groups, n_col_blocks >= 1; 1 <= w_planes, a_bits <= 8; one plane o
         ACT: a multiple of 8 rows; 8 d_first < line_rows <= C, a multiple of 8; the last line < act_lines
         V: with SIGN alone; the last word < v_words
         RESIDUAL: d_base + rows <= x_words
-        maps: first_row + rows <= max_tokens; SUM, CUT: n_index < 256, and a machine with softmax (else OPCODE)
+        maps: first_row + rows <= max_tokens; SUM, CUT: n_index <= C, and a machine with softmax (else OPCODE)
 NORM    1 <= n_rows <= 4096; x_base + n_rows <= x_words; p_base even, p_base + 2 n_rows <= p_words; shift is one of NORM_SHIFTS;
         17 <= mean_shift <= 32; imm is a positive normal number;
         ACT: a multiple of 8 rows; a_bits 1, or 8 with shift2 one of NORM_SHIFTS; the last line < act_lines
@@ -37,7 +37,6 @@ __all__ = ["DescriptorCheck"]
 _MAX_NORM_ROWS = 4096
 _MEAN_SHIFTS = range(17, 33)
 _LAST_EXPONENT = 254        # of a binary32 number that is none of the special ones
-_MAX_INDEX = 255
 _Y_LOG2 = ROW_BITS - 1
 
 
@@ -170,7 +169,7 @@ class DescriptorCheck(wiring.Component):
             | (post(Post.QUANT, Post.RESIDUAL) & ~_within(matmul.shift, SHIFTS)) | (into_act & lines_bad)
             | (post(Post.QUANT, Post.MAP, Post.CUT) & (matmul.into == Into.V)) | (into_v & (write_last >= self._v_words))
             | (post(Post.RESIDUAL) & (x_end > self._x_words)) | (maps & (token_end > self._max_tokens))
-            | (post(Post.SUM, Post.CUT) & (matmul.n_index > _MAX_INDEX)))
+            | (post(Post.SUM, Post.CUT) & (matmul.n_index > self._columns)))
         modes = list(Post) if self._softmax else [Post.SIGN, Post.QUANT, Post.RESIDUAL, Post.RAW, Post.MAP]
         return ~(known(matmul.operand, Operand) & known(matmul.kind, Kind) & known(matmul.post, modes)), bad
 

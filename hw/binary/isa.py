@@ -19,7 +19,7 @@ X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
 NORM_FRAC_BITS = 12             # of a normalised element, before gain and bias
 NORM_SHIFTS = range(12, 21)     # of the affine maps of NORM
 ROW_BITS = 27                   # of a sum that leaves the engine, signed
-SHIFTS = range(8, 37, 4)        # of an affine map of MATMUL
+SHIFTS = range(8, 37, 4)        # of MATMUL's affine map: eight, for each lane selects among them
 
 
 class Opcode(enum.Enum, shape=unsigned(8)):
@@ -156,8 +156,7 @@ class Norm(data.Struct):
 
 
 class AffineParam(data.Struct):
-    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``. The shift is one of SHIFTS, because
-    every lane selects among them; so a mult can be chosen of 14 bits or more."""
+    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``."""
     mult: signed(18)
     bias: signed(46)
 

@@ -142,15 +142,17 @@ def post(fields, y, state):
     else:
         seen = visible(n_rows, n_lanes, state.lengths, chunk=fields["chunk"], first_row=fields["first_row"],
                        causal=fields["causal"], seq_log2=fields["seq_log2"])
-        index = y + fields["n_index"] >> 1
         if mode == Post.MAP:
             values = seen & (threshold(y, state.p[p_base]) == 1)
-        elif mode == Post.CUT:
-            values = seen & (index >= state.cuts)
         else:
-            table = state.p[p_base:p_base + fields["n_index"] + 1]
-            state.cuts = cuts(sums(index, seen, table), table)
-            return None
+            d = fields["n_index"]
+            index, table = y + d >> 1, state.p[p_base:p_base + d + 1]
+            if (index < 0).any() or (index > d).any():
+                raise ValueError(f"(y + {d}) / 2 must be 0 .. {d}, not {int(index.min())} .. {int(index.max())}")
+            if mode == Post.SUM:
+                state.cuts = cuts(sums(index, seen, table), table)
+                return None
+            values = seen & (index >= state.cuts)
         values = values.to(torch.int64)
     if Into(fields["into"]) == Into.V:
         _keep_values(state.v, values, fields)

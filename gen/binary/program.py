@@ -229,7 +229,7 @@ class _Schedule:
         """Queries, keys and values of a chunk."""
         line, of, layout = self._entry(layer, chunk), self.model.layers[layer], self.layout
         act = line, self.config.act_bits, self._kind
-        for name, base in (("k", layout.key_line(chunk, 0)), ("v", 0), ("q", layout.query_line(chunk, 0))):
+        for name, base in (("k", layout.key_line(chunk, 0)), ("q", layout.query_line(chunk, 0)), ("v", 0)):
             into = {"into": Into.V, "v_blocks": layout.v_blocks, "chunk": chunk} if name == "v" else {
                 "line_rows": self.config.head_dim}
             self._weights(f"layer{layer}.{name}", getattr(of, name), *act, d_base=base,

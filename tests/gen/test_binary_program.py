@@ -11,7 +11,7 @@ from random_binary import random_config, random_model
 
 from celosia.gen.binary.assemble import assemble
 from celosia.gen.binary.integers import fold
-from celosia.gen.binary.model import ImageInput, TextInput
+from celosia.gen.binary.model import BinaryModelConfig, ImageInput, TextInput
 from celosia.gen.binary.pack import pack_matrix, unpack_matrix
 from celosia.gen.binary.place import DoesNotFit
 from celosia.gen.binary.waits import UNITS, accesses
@@ -123,6 +123,17 @@ def test_no_descriptor_waits_for_one_behind_it(rng):
         reads, writes = accesses(binary_tiny, step.opcode, step.fields)
         assert all(first < end for _, first, end in [*reads, *writes] if (first, end) != (0, 0))
         given[UNITS.index(step.opcode)] += 1
+
+
+@pytest.mark.parametrize("attention", ["sps", "softmax"])
+@pytest.mark.parametrize("accel", [binary_tiny, binary_kv260], ids=lambda accel: accel.name)
+def test_no_product_needs_the_one_before_it(attention, accel):
+    """But that of the first chunk and that of the last one, which have nothing beside them."""
+    config = BinaryModelConfig(hidden_size=64, n_layers=3, n_heads=4, ffn_size=128, act_bits=1, attention=attention, norm="pre",
+                               norm_eps=1e-5, labels=("a", "b"), pooling="mean", max_tokens=16,
+                               input=TextInput(vocabulary="words", vocab_size=20))
+    steps = [step for step in assemble(fold(random_model(config)), accel).programs["batch"].steps if step.opcode is Opcode.MATMUL]
+    assert [step.label for i, step in enumerate(steps) if i and step.waits[1] == i] == ["layer0.o", "layer2.down"]
 
 
 def test_fields_hold_what_is_written(rng):

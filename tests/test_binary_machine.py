@@ -1,8 +1,14 @@
-"""The whole binary machine, as emitted: random programs against the golden machine, and what goes wrong as it should."""
+"""The whole binary machine, as emitted: random programs against the golden machine, compiled encoders against the golden model, and
+what goes wrong as it should."""
+
+import random
 
 import numpy as np
 import pytest
+from binary_run import Run
+from random_binary import random_config, random_model
 
+from celosia.gen.binary.place import DoesNotFit
 from celosia.gen.golden.binary.machine import Machine
 from celosia.gen.verilog import accelerator
 from celosia.hw import regs
@@ -62,6 +68,25 @@ def test_random_programs(config, memory):
 
 def test_a_long_random_program(tiny):
     same(binary_tiny, tiny, seed=100, n_descriptors=300)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("attention", ["sps", "softmax"])
+@pytest.mark.parametrize("act_bits", [1, 8])
+def test_compiled_encoders(tiny, norm, attention, act_bits):
+    for seed in range(50):
+        config = random_config(random.Random(seed), norm=norm, attention=attention, act_bits=act_bits)
+        try:
+            case = Run(random_model(config, seed), binary_tiny, seed=seed)
+        except DoesNotFit:
+            continue
+        model = np.frombuffer(case.assembled.payload, np.uint8)
+        found = run(tiny, model, case.cache, case.program["count"], case.lengths, offset=case.program["offset"])
+        assert (found.status, found.code) == (DONE, Error.NONE), f"error {found.code} at {found.index}"
+        case.cache[:] = found.cache
+        case.check()
+        return
+    raise AssertionError("no random model fits")
 
 
 def test_a_broken_expectation_is_seen(tiny):

@@ -45,19 +45,17 @@ class BinaryLane(wiring.Component):
         m = Module()
         m.submodules.agreements = agreements = Agreements(engine_rows=self._rows, columns=self._columns)
         add, take = Signal(), Signal()
-        m.d.comb += [agreements.w.eq(self.w), agreements.a.eq(self.a)]
+        m.submodules.counters = counters = Counters(engine_rows=self._rows, columns=self._columns)
+        m.d.comb += [agreements.w.eq(self.w), agreements.a.eq(self.a), counters.ones.eq(agreements.ones),
+                     counters.twos.eq(agreements.twos)]
         m.d.sync += [add.eq(self.add), take.eq(self.take)]
         taken = []
         for row in range(self._rows):
-            m.submodules[f"counters{row}"] = counters = Counters(columns=self._columns)
             beat_sum = Signal(counters.bits, name=f"beat_sum{row}", attrs={"use_dsp": "simd"})
             total = Signal(COUNT_BITS, name=f"total{row}", attrs={"use_dsp": "simd"})
             beat, running, kept = (Signal(bits, name=f"{name}{row}", reset_less=True) for name, bits in (
                 ("beat", counters.bits), ("running", COUNT_BITS), ("kept", COUNT_BITS)))
-            m.d.comb += [
-                counters.ones.eq(agreements.ones[row]), counters.twos.eq(agreements.twos[row]),
-                beat_sum.eq(counters.left + counters.right), total.eq(running + beat),
-            ]
+            m.d.comb += [beat_sum.eq(counters.left[row] + counters.right[row]), total.eq(running + beat)]
             m.d.sync += [beat.eq(beat_sum), running.eq(total)]
             with m.If(~add):        # the registers' own reset
                 m.d.sync += beat.eq(0)

@@ -2,7 +2,7 @@
 """The binary engine and its parts, at several sizes."""
 
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -52,18 +52,21 @@ def test_engine_of_the_kv260():
 
 
 class _Count(wiring.Component):
-    """Both halves of a popcount, joined."""
+    """Both halves of a popcount, joined: of a row, and of the same row inverted."""
 
     def __init__(self, columns):
-        self.agreements, self.counters = Agreements(engine_rows=1, columns=columns), Counters(columns=columns)
-        super().__init__({"w": In(columns), "a": In(columns), "count": Out(self.counters.bits)})
+        self.agreements, self.counters = (part(engine_rows=2, columns=columns) for part in (Agreements, Counters))
+        bits = self.counters.bits
+        super().__init__({"w": In(columns), "a": In(columns), "count": Out(bits), "opposite": Out(bits)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.agreements, m.submodules.counters = self.agreements, self.counters
         m.d.comb += [
-            self.agreements.w.eq(self.w), self.agreements.a.eq(self.a), self.counters.ones.eq(self.agreements.ones[0]),
-            self.counters.twos.eq(self.agreements.twos[0]), self.count.eq(self.counters.left + self.counters.right)]
+            self.agreements.w.eq(Cat(self.w, ~self.w)), self.agreements.a.eq(self.a),
+            self.counters.ones.eq(self.agreements.ones), self.counters.twos.eq(self.agreements.twos),
+            self.count.eq(self.counters.left[0] + self.counters.right[0]),
+            self.opposite.eq(self.counters.left[1] + self.counters.right[1])]
         return m
 
 
@@ -87,7 +90,7 @@ def test_popcount(columns, rng):
     async def watch(ctx):
         await ctx.tick().repeat(dut.counters.latency + 1)
         for _ in pairs:
-            counts.append(ctx.get(dut.count))
+            counts.append((ctx.get(dut.count), ctx.get(dut.opposite)))
             await ctx.tick()
 
     simulator = Simulator(dut)
@@ -95,7 +98,7 @@ def test_popcount(columns, rng):
     simulator.add_testbench(drive)
     simulator.add_testbench(watch)
     simulator.run()
-    assert counts == [columns - bin(w ^ a).count("1") for w, a in pairs]
+    assert counts == [(columns - bin(w ^ a).count("1"), bin(w ^ a).count("1")) for w, a in pairs]
 
 
 @pytest.mark.parametrize("columns", [8, 16, 32, 64, 128, 256])

@@ -8,11 +8,14 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from celosia.hw.configs import CONFIGS
+from celosia.hw.binary.configs import BINARY_CONFIGS
+from celosia.hw.configs import CONFIGS, config_of
 from celosia.hw.formats import KV_FORMATS
 
 from . import checkpoint, fit, image, report, tokenizer
 from .assemble import assemble
+from .binary import command as binary
+from .binary.checkpoint import is_binary
 from .estimate import decode_beats
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
@@ -36,12 +39,13 @@ def _config(name):
 def packer(model, config_name, context=None, **cache):
     """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks,
     rebase of ``assemble``. ValueError, one sentence."""
-    config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
     if not path.exists():
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
-    loaded = checkpoint.load(path)
+    if is_binary(path):
+        return binary.encoded(path, config_of(config_name), context=context, **cache)
+    config, loaded = _config(config_name), checkpoint.load(path)
     assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, **cache)
     return image.encode(*_parts(assembled, tokenizer.find(path, loaded.config.vocab_size)))
 
@@ -54,14 +58,22 @@ def _parts(assembled, chosen):
 @click.command()
 def configs():
     """List the configurations."""
-    rows = [("name", "digest", "ports", "token lanes", "vector lanes", "weights a beat", "columns", "positions", "MHz")]
+    decoders = [("name", "digest", "ports", "token lanes", "vector lanes", "weights a beat", "columns", "positions", "MHz")]
     for config in CONFIGS.values():
-        rows.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
-                     config.vector_lanes, 5 * config.beat_bytes, config.max_columns, config.max_positions,
-                     f"{config.clock_mhz:g}"))
+        decoders.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
+                         config.vector_lanes, 5 * config.beat_bytes, config.max_columns, config.max_positions,
+                         f"{config.clock_mhz:g}"))
+    binary = [("name", "digest", "ports", "token lanes", "rows x columns", "multiply-adds", "tokens", "sequences", "MHz")]
+    for config in BINARY_CONFIGS.values():
+        binary.append((config.name, config.digest, f"{config.n_ports} x {8 * config.port_bytes} bit", config.token_lanes,
+                       f"{config.engine_rows} x {config.columns}", config.multiply_adds, config.max_tokens, config.max_sequences,
+                       f"{config.clock_mhz:g}"))
+    click.echo("\n\n".join(map(_columns, (decoders, binary))))
+
+
+def _columns(rows):
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip())
+    return "\n".join("  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip() for row in rows)
 
 
 @click.command()
@@ -99,9 +111,13 @@ def pack(checkpoint_path, output, config_name, context, sequences, kv, window, s
     try:
         if report_file:
             report.require_suffix(report_file)
-        config, folder = _config(config_name), Path(output).resolve().parent
+        folder = Path(output).resolve().parent
         if not folder.is_dir():
             raise ValueError(f"The folder of the image must exist, and {folder} does not")
+        if is_binary(checkpoint_path):
+            click.echo(binary.pack_file(checkpoint_path, output, config_of(config_name), **_given_options()))
+            return
+        config = _config(config_name)
         loaded = checkpoint.load(checkpoint_path)
         vocab_size = loaded.config.vocab_size
         chosen = tokenizer.load(tokenizer_file, vocab_size) if tokenizer_file else tokenizer.find(checkpoint_path, vocab_size)
@@ -123,6 +139,13 @@ def pack(checkpoint_path, output, config_name, context, sequences, kv, window, s
         raise click.ClickException(str(error)) from error
     click.echo(_table(assembled, Path(output).stat().st_size))
     click.echo(_tokenizer_line(chosen))
+
+
+def _given_options():
+    """{name: value} of the options that were given, but for those that every packing has."""
+    context = click.get_current_context()
+    return {name: value for name, value in context.params.items() if name not in ("checkpoint_path", "output", "config_name")
+            and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
 
 
 def _table(assembled, file_bytes):
@@ -162,7 +185,7 @@ def _ports(text):
 def verilog(config_name, output):
     """Write the Verilog of a configuration, and its manifest."""
     try:
-        config = _config(config_name)
+        config = config_of(config_name)
         click.echo(f"generating configuration {config.name} ({config.digest})", err=True)
         text = accelerator(config)
         folder, name = Path(output), f"celosia_{config.name}.v"

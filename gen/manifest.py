@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 from celosia.hw import regs
-from celosia.hw.isa import ISA_VERSION
 
 from .image import FORMAT_VERSION as IMAGE_VERSION
 
@@ -20,7 +19,7 @@ def build_manifest(config):
         "config": asdict(config),
         "digest": config.digest,
         "clock_mhz": config.clock_mhz,
-        "isa_version": ISA_VERSION,
+        "isa_version": config.isa_version,
         "abi_version": regs.ABI_VERSION,
         "image_version": IMAGE_VERSION,
         "registers": {register.name: register.offset for register in regs.REGISTERS},

@@ -21,7 +21,8 @@ from amaranth.back import rtlil
 from tqdm import tqdm
 
 import celosia.hw
-from celosia.hw.configs import CONFIGS
+from celosia.hw.binary.config import BinaryConfig
+from celosia.hw.configs import config_of
 
 from . import netlist, parts, synthesis
 from .cache import cache_folder
@@ -34,6 +35,7 @@ _TOP = "celosia"
 _HOLDERS = (_TOP, f"{_TOP}.core")      # what they hold are the blocks
 # What a configuration for the part should keep to: shares of the part, LUTs a multiply-add, levels.
 _GOALS = {"lut": 0.75, "bram36": 0.9, "uram": 0.9, "dsp": 0.9, "lut_per_mac": 7, "logic_levels": 8}
+_LUT_PER_BINARY_MAC = 1.5
 _COUNTED = (*KINDS, "lut_cells")
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "resources.md"
 
@@ -100,12 +102,11 @@ def _figures(config, text, part, progress):
     for (_, module), times in instances.items():
         times_in_all[module] += times
     worst = max(timings, key=lambda module: timings[module].levels)
-    multiply_adds = config.engine_rows * config.columns * config.token_lanes
     largest = max(arrays, key=lambda array: array["words"] * array["bits"], default=None)
     figures = {
         "digest": config.digest, "part": part.name, "yosys": importlib.metadata.version("pyosys"), "clock_mhz": config.clock_mhz,
         **total, "share": {kind: total[kind] / getattr(part, kind) for kind in KINDS},
-        "multiply_adds": multiply_adds, "lut_per_mac": blocks["engine"]["lut"] / multiply_adds,
+        "multiply_adds": config.multiply_adds, "lut_per_mac": blocks["engine"]["lut"] / config.multiply_adds,
         "logic_levels": max(timings[worst].levels, timings[_TOP].with_pins),
         "longest_path": {"module": worst, "cells": list(timings[worst].path)},
         "largest_register_array": largest,
@@ -113,9 +114,10 @@ def _figures(config, text, part, progress):
         "modules": [
             {"module": module, "instances": times_in_all[module], **counts[module], "logic_levels": timings[module].levels}
             for module in sorted(counts, key=lambda module: (-times_in_all[module] * counts[module]["lut"], module))]}
-    found = {goal: figures["share"].get(goal, figures[goal]) for goal in _GOALS}
-    return figures | {"goals": {goal: {"at_most": _GOALS[goal], "found": found[goal], "met": found[goal] <= _GOALS[goal]}
-                                for goal in _GOALS}}
+    goals = _GOALS | ({"lut_per_mac": _LUT_PER_BINARY_MAC} if isinstance(config, BinaryConfig) else {})
+    found = {goal: figures["share"].get(goal, figures[goal]) for goal in goals}
+    return figures | {"goals": {goal: {"at_most": goals[goal], "found": found[goal], "met": found[goal] <= goals[goal]}
+                                for goal in goals}}
 
 
 def _modules(cuts, progress):
@@ -252,9 +254,7 @@ def _write_docs(figures):
 def resources(config_name, as_json, write_docs):
     """Count LUTs, registers, memories and logic levels by the open synthesis flow."""
     try:
-        if config_name not in CONFIGS:
-            raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {config_name!r}")
-        figures = report(CONFIGS[config_name], progress=not as_json)
+        figures = report(config_of(config_name), progress=not as_json)
         if write_docs:
             _write_docs(figures)
     except (ValueError, RuntimeError, OSError) as error:

@@ -7,6 +7,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
+from .isa import ISA_VERSION
+
 __all__ = ["AccelConfig"]
 
 
@@ -148,6 +150,16 @@ class AccelConfig:
     def columns(self):
         """Matrix columns in one weight beat (C)."""
         return 5 * self.beat_bytes // self.engine_rows
+
+    @property
+    def multiply_adds(self):
+        """Multiply-adds that the engine does in a cycle."""
+        return self.engine_rows * self.columns * self.token_lanes
+
+    @property
+    def isa_version(self):
+        """Version of the descriptors that the accelerator runs."""
+        return ISA_VERSION
 
     @property
     def row_block_rows(self):

@@ -1,8 +1,9 @@
 """The named configurations: the same design at several sizes."""
 
+from .binary.configs import BINARY_CONFIGS
 from .config import AccelConfig
 
-__all__ = ["CONFIGS", "tiny", "duo", "kv260"]
+__all__ = ["ALL_CONFIGS", "CONFIGS", "config_of", "tiny", "duo", "kv260"]
 
 # One 64-bit port, four token lanes: small enough to simulate a whole conversation.
 tiny = AccelConfig(
@@ -24,3 +25,11 @@ kv260 = AccelConfig(
     burst_beats=16, read_outstanding=16)
 
 CONFIGS = {config.name: config for config in (tiny, duo, kv260)}
+ALL_CONFIGS = CONFIGS | BINARY_CONFIGS      # of both machines
+
+
+def config_of(name):
+    """A configuration of either machine by its name; ValueError with the names there are."""
+    if name not in ALL_CONFIGS:
+        raise ValueError(f"Configuration must be one of {', '.join(ALL_CONFIGS)}, not {name!r}")
+    return ALL_CONFIGS[name]

@@ -10,7 +10,7 @@ import numpy as np
 
 from celosia.gen.manifest import build_manifest
 from celosia.gen.verilog import accelerator, repeated_modules
-from celosia.hw.configs import CONFIGS
+from celosia.hw.configs import config_of
 
 from .memory import PRESETS, violation_text
 from .verilator import build_library
@@ -24,11 +24,10 @@ _PAGE_BYTES = 4096
 
 def open_device(config="tiny", *, memory="kv260", memory_bytes=64 << 20, seed=0):
     """A simulated device by the names of its configuration and memory preset; ValueError on an unknown name."""
-    if config not in CONFIGS:
-        raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {config!r}")
+    sizes = config_of(config)
     if memory not in PRESETS:
         raise ValueError(f"Memory preset must be one of {', '.join(PRESETS)}, not {memory!r}")
-    return SimDevice(CONFIGS[config], PRESETS[memory], memory_bytes=memory_bytes, seed=seed)
+    return SimDevice(sizes, PRESETS[memory], memory_bytes=memory_bytes, seed=seed)
 
 
 class SimDevice:
@@ -36,7 +35,7 @@ class SimDevice:
 
     Parameters
     ----------
-    config : AccelConfig
+    config : AccelConfig or BinaryConfig
         What is compiled.
     timing : MemoryTiming
         How the memory behaves.
@@ -124,7 +123,8 @@ class SimDevice:
     @property
     def finished(self):
         """What was traced: uint64 (n, 4), a row whenever a unit finished a descriptor: cycle; descriptors that every unit has
-        finished in this run, 16 bits a unit (load, matmul, vector, attend from below); MATMUL_BUSY; PORT0_BEATS."""
+        finished in this run, 16 bits a unit (load, matmul, vector, attend from below; of a binary machine load, matmul, norm);
+        MATMUL_BUSY; PORT0_BEATS."""
         count = ctypes.c_uint64()
         rows = self._lib.celosia_finished(self._sim, ctypes.byref(count))
         return np.ctypeslib.as_array(rows, (count.value, 4)).copy() if count.value else np.zeros((0, 4), np.uint64)

@@ -6,8 +6,9 @@ What must come out is computed from the memory's bytes by the functions at the t
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
+from celosia.hw import isa
 from celosia.hw.links import Dest, ParamWrite, ReadJob
-from celosia.hw.mem.fetch import USED_BITS
+from celosia.hw.mem.fetch import used_bits
 from celosia.hw.mem.links import ErrorReport, Fetched, LoadCommand, Windows, WriteWord
 from celosia.hw.regs import Error
 from celosia.sim_tb.axi_ram import AxiRam
@@ -298,7 +299,7 @@ async def flush_of_a_reader(dut):
 
 def program(data, offset, count):
     start = MODEL_BASE + offset
-    used = (1 << USED_BITS) - 1
+    used = (1 << used_bits(isa)) - 1
     return [{"bits": int.from_bytes(data[start + 64 * k:start + 64 * k + 64], "little") & used, "index": k,
              "last": int(k == count - 1)} for k in range(count)]
 

@@ -4,7 +4,7 @@ import shutil
 
 import click
 
-from celosia.hw.configs import CONFIGS
+from celosia.hw.configs import config_of
 
 from .boards import BOARDS
 from .check import check
@@ -33,11 +33,10 @@ def vivado(config_name, board_name, clock_mhz, interconnect, strategies, output,
         if built:
             click.echo(f"{collect(built, output)}: bitstream, hardware description, reports and manifest")
             return
-        if config_name not in CONFIGS:
-            raise ValueError(f"Configuration must be one of {', '.join(CONFIGS)}, not {config_name!r}")
+        config = config_of(config_name)
         board = board_of(board_name)
         click.echo(f"generating configuration {config_name} for {board.title}", err=True)
-        found = files(CONFIGS[config_name], board, clock_mhz=clock_mhz, interconnect=interconnect,
+        found = files(config, board, clock_mhz=clock_mhz, interconnect=interconnect,
                       strategies=strategies or STRATEGIES)
         write(output, found)
         problems = check(output, board) if shutil.which("tclsh") else None

@@ -22,25 +22,24 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Add, Attend, End, Header, Index, Load, Matmul, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens, Vector
+from .. import isa
+from ..isa import Add, Index, Mul1, Mul2, Mul3, Opcode, Sink, Source, Tokens
 from ..links import Launch
 from ..regs import Error
 
-__all__ = ["DescriptorCheck", "bodies"]
+__all__ = ["DescriptorCheck", "bodies", "known"]
 
 _DSP = {"use_dsp": "simd"}
 
 
-def bodies(bits):
-    """(header, {Opcode: body}) views of the 512 bits of a descriptor."""
-    header_bits = Header.as_shape().size
-    header = data.View(Header, bits[:header_bits])
-    return header, {opcode: data.View(shape, bits[header_bits:]) for opcode, shape in
-                    ((Opcode.END, End), (Opcode.LOAD, Load), (Opcode.MATMUL, Matmul), (Opcode.VECTOR, Vector),
-                     (Opcode.ATTEND, Attend))}
+def bodies(bits, words=isa):
+    """(header, {Opcode: body}) views of the 512 bits of a descriptor of the instruction set ``words``."""
+    header_bits = words.Header.as_shape().size
+    header = data.View(words.Header, bits[:header_bits])
+    return header, {opcode: data.View(shape, bits[header_bits:]) for opcode, shape in words.BODIES.items()}
 
 
-def _known(field, codes):
+def known(field, codes):
     """A code of the enumeration, whose codes begin at 0."""
     value, last = field.as_value(), max(code.value for code in codes)
     return value <= last if last < 2**len(value) - 1 else Const(1)
@@ -114,16 +113,16 @@ class DescriptorCheck(wiring.Component):
                     m.d.comb += max_col_blocks.eq(blocks)
         quantum_log2 = self._groups_quantum.bit_length() - 1
         bad_code[Opcode.END] = bad_size[Opcode.END] = 0
-        bad_code[Opcode.LOAD] = ~_known(load.index, Index)
+        bad_code[Opcode.LOAD] = ~known(load.index, Index)
         bad_size[Opcode.LOAD] = ((load.n_words == 0) | (d_end > self._p_words)
                                  | ((load.index == Index.CANDIDATE) & (load.rank >= self._top_k)))
-        bad_code[Opcode.MATMUL] = ~_known(matmul.tokens, Tokens)
+        bad_code[Opcode.MATMUL] = ~known(matmul.tokens, Tokens)
         bad_size[Opcode.MATMUL] = (absent(matmul) | (matmul.n_row_groups == 0) | matmul.n_row_groups[:quantum_log2].any()
                                    | (matmul.n_col_blocks == 0) | (matmul.n_col_blocks > max_col_blocks)
                                    | (matmul.gather & ((matmul.rank >= self._top_k)
                                                        | (matmul.n_row_groups != self._groups_quantum))))
-        bad_code[Opcode.VECTOR] = ~(_known(vector.mul1, Mul1) & _known(vector.mul3, Mul3) & _known(vector.add, Add)
-                                    & _known(vector.sink, Sink) & _known(vector.tokens, Tokens))
+        bad_code[Opcode.VECTOR] = ~(known(vector.mul1, Mul1) & known(vector.mul3, Mul3) & known(vector.add, Add)
+                                    & known(vector.sink, Sink) & known(vector.tokens, Tokens))
         bad_size[Opcode.VECTOR] = (
             absent(vector) | (vector.n_words == 0) | (vector.block_words == 0)
             | (uses_x & (x_end > self._x_words)) | (uses_p & (p_end > self._p_words))

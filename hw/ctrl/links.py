@@ -3,21 +3,22 @@
 from amaranth.hdl import unsigned
 from amaranth.lib import data
 
-__all__ = ["Waits", "Gated", "ReadPlan", "ReadRequest", "PageRead", "PageCommand"]
+__all__ = ["UNITS", "Waits", "Gated", "ReadPlan", "ReadRequest", "PageRead", "PageCommand"]
 
 
-class Waits(data.Struct):
+UNITS = ("load", "matmul", "vector", "attend")      # of the decoder; another machine names its own
+
+
+class Waits(data.StructLayout):
     """A count of completed descriptors for each unit, modulo 2**16."""
-    load: unsigned(16)
-    matmul: unsigned(16)
-    vector: unsigned(16)
-    attend: unsigned(16)
+    def __init__(self, units=UNITS):
+        super().__init__({unit: unsigned(16) for unit in units})
 
 
 class Gated(data.StructLayout):
     """A command and what must have been completed before it may start."""
-    def __init__(self, shape):
-        super().__init__({"waits": Waits, "command": shape})
+    def __init__(self, shape, units=UNITS):
+        super().__init__({"waits": Waits(units), "command": shape})
 
 
 class ReadPlan(data.Struct):

@@ -47,6 +47,7 @@ class Registers(wiring.Component):
     Parameters
     ----------
     digest : ``AccelConfig.digest`` as an integer, read as CONFIG
+    isa_version : read in VERSION
 
     Members
     -------
@@ -66,10 +67,12 @@ class Registers(wiring.Component):
     Paths: none.
     """
 
-    def __init__(self, *, digest):
+    def __init__(self, *, digest, isa_version=ISA_VERSION):
         if not isinstance(digest, int) or not 0 <= digest < 1 << 32:
             raise ValueError(f"digest must be an integer of 32 bits, not {digest!r}")
-        self._digest = digest
+        if not isinstance(isa_version, int) or not 0 <= isa_version < 1 << 16:
+            raise ValueError(f"isa_version must be an integer of 16 bits, not {isa_version!r}")
+        self._digest, self._isa_version = digest, isa_version
         super().__init__({
             "bus": In(AxiLite(addr_bits=ADDRESS_BITS)), "irq": Out(1),
             "busy": In(1), "done": In(1), "error": In(1), "draining": In(1),
@@ -112,7 +115,7 @@ class Registers(wiring.Component):
         cleared = self._write(m, kept, places, seen, where["CONTROL"], where["PAGE"])
         status = Cat(self.busy, self.done, self.error, self.draining)
         self._read(m, kept, places, cleared, counters, {
-            where["ID"]: ID_MAGIC, where["VERSION"]: ISA_VERSION | ABI_VERSION << 16, where["CONFIG"]: self._digest,
+            where["ID"]: ID_MAGIC, where["VERSION"]: self._isa_version | ABI_VERSION << 16, where["CONFIG"]: self._digest,
             where["STATUS"]: status, where["ERROR_CODE"]: self.error_code, where["ERROR_INDEX"]: self.error_index,
             where["TICKS"]: ticks, where["TOPK_COUNT"]: self.topk_count, where["ACCEPTED"]: self.accepted,
             where["PAGE_STATUS"]: Cat(self.pages_busy, self.page_refused)})

@@ -11,20 +11,23 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..stream import Queue, connect
-from .links import Waits
+from .links import UNITS, Waits
 
-__all__ = ["Scoreboard", "UNITS"]
+__all__ = ["Scoreboard"]
 
-UNITS = ("load", "matmul", "vector", "attend")
 _IN_FLIGHT = 128
 
 
 class Scoreboard(wiring.Component):
     """
+    Parameters
+    ----------
+    units : names of the units, 2 to 4
+
     Members
     -------
-    i : stream of the unit (place in ``UNITS``) of every descriptor issued, in program order
-    done : a strobe a unit, in the order of ``UNITS``
+    i : stream of the unit (place in ``units``) of every descriptor issued, in program order
+    done : a strobe a unit, in the order of ``units``
     done_counts : Waits
     oldest : index of the oldest descriptor that is not finished
     empty : everything issued is finished
@@ -32,24 +35,25 @@ class Scoreboard(wiring.Component):
     At most 128 descriptors are in flight; ``i`` then waits. A descriptor retires a cycle. Paths: i.valid -> empty.
     """
 
-    def __init__(self):
+    def __init__(self, units=UNITS):
+        self._units = units
         super().__init__({
-            "i": In(stream.Signature(2)), "done": In(4),
-            "done_counts": Out(Waits), "oldest": Out(16), "empty": Out(1),
+            "i": In(stream.Signature(range(len(units)))), "done": In(len(units)),
+            "done_counts": Out(Waits(units)), "oldest": Out(16), "empty": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.order = order = Queue(2, depth=_IN_FLIGHT, ram_style="distributed")
+        m.submodules.order = order = Queue(range(len(self._units)), depth=_IN_FLIGHT, ram_style="distributed")
         connect(m, wiring.flipped(self.i), order.i)
-        ahead = Signal(data.ArrayLayout(8, len(UNITS)))         # completed and not retired
+        ahead = Signal(data.ArrayLayout(8, len(self._units)))         # completed and not retired
         retire = Signal()
         some_ahead = Array(count.any() for count in ahead)
         m.d.comb += [
             retire.eq(order.o.valid & some_ahead[order.o.p]), order.o.ready.eq(retire),
             self.empty.eq((order.level == 0) & ~self.i.valid),
         ]
-        for unit, name in enumerate(UNITS):
+        for unit, name in enumerate(self._units):
             count = getattr(self.done_counts, name)
             m.d.sync += [
                 count.eq(count + self.done[unit]),

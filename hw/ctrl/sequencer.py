@@ -31,7 +31,7 @@ __all__ = ["Sequencer"]
 
 _STILL_CYCLES = 8
 
-_UNIT_OF = {Opcode.LOAD: 0, Opcode.MATMUL: 1, Opcode.VECTOR: 2, Opcode.ATTEND: 3}       # places in scoreboard.UNITS
+_UNIT_OF = {Opcode.LOAD: 0, Opcode.MATMUL: 1, Opcode.VECTOR: 2, Opcode.ATTEND: 3}       # places in UNITS
 
 
 class Sequencer(wiring.Component):

@@ -11,22 +11,32 @@ from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import BODIES, DESCRIPTOR_BYTES, End, Header, Opcode
+from .. import isa
+from ..isa import DESCRIPTOR_BYTES, End, Header, Opcode
 from ..regs import Error
 from ..stream import Queue
 from .axi import AxiRead
 from .cutter import BurstCutter, check_port
 from .links import ErrorReport, Fetched, Windows
 
-__all__ = ["DescriptorFetch", "USED_BITS"]
+__all__ = ["DescriptorFetch", "used_bits"]
 
 _AHEAD = 8
-# Bits of a descriptor that mean something: the reserved ones at the end of every body are not kept.
-USED_BITS = Header.as_shape().size + max(dict(body.as_shape())["reserved"].offset for body in BODIES.values())
+
+
+def used_bits(words):
+    """How many bits of a descriptor of the instruction set ``words`` mean something: the reserved ones at the end of every body are
+    not kept."""
+    return words.Header.as_shape().size + max(dict(body.as_shape())["reserved"].offset for body in words.BODIES.values())
 
 
 class DescriptorFetch(wiring.Component):
     """Reads descriptors from the model window. Its requests have ID 0; :class:`ReadShare` gives them their own.
+
+    Parameters
+    ----------
+    port_bytes, addr_bits : sizes of the port
+    words : the instruction set, a module like ``celosia.hw.isa``; ``End.above`` is zero where it has no such field
 
     Members
     -------
@@ -40,7 +50,8 @@ class DescriptorFetch(wiring.Component):
     Paths: none.
     """
 
-    def __init__(self, *, port_bytes, addr_bits):
+    def __init__(self, *, port_bytes, addr_bits, words=isa):
+        self._used_bits = used_bits(words)
         self._burst_beats = DESCRIPTOR_BYTES // port_bytes
         check_port(port_bytes, addr_bits, self._burst_beats)
         self._port_bytes, self._addr_bits = port_bytes, addr_bits
@@ -63,7 +74,7 @@ class DescriptorFetch(wiring.Component):
         m.submodules.cutter = cutter = ResetInserter(self.flush | stop)(BurstCutter(
             port_bytes=self._port_bytes, addr_bits=self._addr_bits, burst_beats=self._burst_beats, tag=1))
         m.submodules.queue = queue = cleared(Queue(
-            data.StructLayout({"bits": USED_BITS, "index": 16, "last": 1}), depth=_AHEAD, ram_style="distributed"))
+            data.StructLayout({"bits": self._used_bits, "index": 16, "last": 1}), depth=_AHEAD, ram_style="distributed"))
         m.d.comb += [
             self.o.p.bits.eq(queue.o.p.bits), self.o.p.index.eq(queue.o.p.index), self.o.p.last.eq(queue.o.p.last),
             self.o.valid.eq(queue.o.valid), queue.o.ready.eq(self.o.ready),

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from celosia.gen.commands import configs, verilog
+from celosia.hw.binary.configs import BINARY_CONFIGS
 from celosia.hw.configs import CONFIGS
 
 
@@ -35,9 +36,11 @@ def test_no_paths_inside(written, tree):
 def test_unknown_configuration(tmp_path):
     result = CliRunner().invoke(verilog, ["--config", "huge", "-o", str(tmp_path / "x")])
     assert result.exit_code == 1 and not (tmp_path / "x").exists()
-    assert "Configuration must be one of tiny, duo, kv260, not 'huge'" in result.output
+    assert "Configuration must be one of tiny, duo, kv260, binary-tiny, binary-kv260, not 'huge'" in result.output
 
 
 def test_configs_are_listed():
     lines = CliRunner().invoke(configs).output.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [[config.name, config.digest] for config in CONFIGS.values()]
+    tables = [lines[1:lines.index("")], lines[lines.index("") + 2:]]
+    for table, configs_ in zip(tables, (CONFIGS, BINARY_CONFIGS)):
+        assert [line.split()[:2] for line in table] == [[config.name, config.digest] for config in configs_.values()]

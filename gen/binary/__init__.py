@@ -1,0 +1,1 @@
+"""Binary encoders: from a checkpoint to what the binary machine runs."""

@@ -100,7 +100,8 @@ def test_a_broken_expectation_is_seen(tiny):
     assert not np.array_equal(found.cache, expected)
 
 
-@pytest.mark.parametrize("config", [binary_tiny, binary_duo, binary_kv260], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [binary_tiny, binary_duo, pytest.param(binary_kv260, marks=pytest.mark.slow)],
+                         ids=lambda config: config.name)
 def test_verilog_passes_lint(config):
     assert lint(accelerator(config), "celosia") == []
 

@@ -76,14 +76,30 @@ class EncoderConfig:
         return self.hidden_size // self.n_heads
 
 
-def straight(value, surrogate):
-    """`value`, with the gradient of `surrogate`."""
-    return surrogate + (value - surrogate).detach()
+class _Straight(torch.autograd.Function):
+    """value, with the gradient of u where `kept`, and of 0 elsewhere; without `kept` of u everywhere."""
+
+    @staticmethod
+    def forward(ctx, value, u, kept):
+        ctx.save_for_backward(kept)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (kept,) = ctx.saved_tensors
+        return None, grad if kept is None else grad * kept, None
+
+
+def straight(value, u, low=None, high=None):
+    """`value`, with the gradient of u clamped to low .. high."""
+    with torch.no_grad():
+        kept = None if low is None else (u >= low) & (u <= high)
+    return _Straight.apply(value.detach(), u, kept)
 
 
 def sign(z):
     """1 where z >= 0, -1 elsewhere."""
-    return torch.where(z >= 0, 1.0, -1.0)
+    return (z >= 0).to(z.dtype) * 2 - 1
 
 
 def eight_planes(weight):  # (rows, columns) -> odd integers of -255..255 as float32, (rows, 1) scale
@@ -139,13 +155,12 @@ class Quantiser(nn.Module):
             self.is_set.fill_(True)
         alpha = self.log_alpha.exp()
         if self.bits == 8:
-            u = (z / alpha).clamp(self.low, 127)
-            return alpha * straight(u.round(), u)
-        if self.low < 0:
-            u = (z - self.beta) / alpha
-            return alpha * straight(sign(u), u.clamp(-1, 1))
+            u = z / alpha
+            return alpha * straight(u.detach().round().clamp(self.low, 127), u, self.low, 127)
         u = (z - self.beta) / alpha
-        return alpha * straight((u >= 0).float(), (0.5 * u + 0.5).clamp(0, 1))
+        if self.low < 0:
+            return alpha * straight(sign(u), u, -1, 1)
+        return alpha * straight((u >= 0).to(u.dtype), 0.5 * u, -0.5, 0.5)
 
 
 class Heads(nn.Module):
@@ -157,7 +172,7 @@ class Heads(nn.Module):
 
     def forward(self, z):
         u = (z - self.beta) / z.detach().std().clamp(min=1e-6)
-        return straight(sign(u), u.clamp(-1, 1))
+        return straight(sign(u), u, -1, 1)
 
 
 class Map(nn.Module):
@@ -182,7 +197,7 @@ class Map(nn.Module):
             above = logits - logits.logsumexp(-1, keepdim=True) - self.log_threshold[:, None, None]
             above = 2 * above.masked_fill(~visible, 0.0)
             kept = above > 0
-        return straight(kept.float(), above.sigmoid()) * visible
+        return straight(kept.to(s.dtype), above.sigmoid()) * visible
 
 
 class Layer(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from celosia.gen.binary import checkpoint, float_model
-from celosia.gen.binary.train import collect, data, export, judge, modules, report, train
+from celosia.gen.binary.train import baseline, collect, data, export, judge, modules, report, train
 from celosia.gen.binary.train.recipe import RECIPES, Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -111,6 +111,11 @@ def test_collecting_keeps_a_docstring_whole_and_drops_what_two_labels_have(tmp_p
     lines = [line.split("\t") for line in collect.collect(tmp_path)]
     assert [(label, text) for _, label, _, text in lines] == [
         ("files", "Eight seven six five four three two one."), ("processes", "One two three four five six seven eight.")]
+
+
+@pytest.mark.parametrize("task, least", [("digits", 0.9), ("docstrings", 0.6)])
+def test_a_linear_model_is_above_chance_by_far(splits, task, least):
+    assert baseline.right(splits[task], 3.0) > least
 
 
 # The encoder.

@@ -19,7 +19,7 @@ MODELS = ("digits-w1a8", "digits-w1a1", "digits-w1a1-softmax", "docstrings-w1a8"
 BEGIN, END = "<!-- figures: written by celosia.gen.binary.train.report -->", "<!-- end of figures -->"
 PAGE = pathlib.Path("docs/binary_models.md")
 SOURCES = {
-    "digits": "Optical recognition of handwritten digits (E. Alpaydin, C. Kaynak, UCI, 1998; CC BY 4.0), as scikit-learn has them",
+    "digits": "Optical recognition of handwritten digits (E. Alpaydin, C. Kaynak, UCI, 1998; CC BY 4.0), as scikit-learn has it",
     "docstrings": "Docstrings of the standard library of Python 3.11.7, models/docstrings/data.tsv.xz; Python Software Foundation "
                   "License Version 2",
 }

@@ -16,6 +16,7 @@ MAY = {
     "hw": {"amaranth", "celosia.hw"},
     "gen": {"celosia.hw", "celosia.gen", "amaranth", "torch", "numpy", "transformers", "safetensors", "gguf",
             "huggingface_hub", "tqdm", "jinja2", "click", "tokenizers", "sentencepiece"},
+    "gen/binary/train": {"celosia.hw", "celosia.gen", "torch", "numpy", "safetensors", "sklearn"},
     "gen/attention_picture.py": {"matplotlib"},
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},

@@ -1,0 +1,5 @@
+"""`python -m celosia.gen.binary.train`."""
+
+from .train import main
+
+main()

@@ -14,6 +14,8 @@ from celosia.hw.formats import KV_FORMATS
 
 from . import checkpoint, fit, image, report, tokenizer
 from .assemble import assemble
+from .binary import command as binary
+from .binary.checkpoint import is_binary
 from .estimate import decode_beats
 from .manifest import build_manifest
 from .model import HEADS, MAX_PLANES
@@ -36,12 +38,13 @@ def _config(name):
 def packer(model, config_name, context=None, **cache):
     """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks of ``assemble``.
     ValueError, one sentence."""
-    config = _config(config_name)
     path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
     if not path.exists():
         shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
-    loaded = checkpoint.load(path)
+    if is_binary(path):
+        return binary.encoded(path, config_of(config_name), context=context, **cache)
+    config, loaded = _config(config_name), checkpoint.load(path)
     assembled = assemble(quantise(loaded, fit.head_plan(loaded.config, config), "auto"), config, context, **cache)
     return image.encode(*_parts(assembled, tokenizer.find(path, loaded.config.vocab_size)))
 
@@ -105,9 +108,13 @@ def pack(checkpoint_path, output, config_name, context, sequences, kv, window, s
     try:
         if report_file:
             report.require_suffix(report_file)
-        config, folder = _config(config_name), Path(output).resolve().parent
+        folder = Path(output).resolve().parent
         if not folder.is_dir():
             raise ValueError(f"The folder of the image must exist, and {folder} does not")
+        if is_binary(checkpoint_path):
+            click.echo(binary.pack_file(checkpoint_path, output, config_of(config_name), **_given_options()))
+            return
+        config = _config(config_name)
         loaded = checkpoint.load(checkpoint_path)
         vocab_size = loaded.config.vocab_size
         chosen = tokenizer.load(tokenizer_file, vocab_size) if tokenizer_file else tokenizer.find(checkpoint_path, vocab_size)
@@ -128,6 +135,13 @@ def pack(checkpoint_path, output, config_name, context, sequences, kv, window, s
         raise click.ClickException(str(error)) from error
     click.echo(_table(assembled, Path(output).stat().st_size))
     click.echo(_tokenizer_line(chosen))
+
+
+def _given_options():
+    """{name: value} of the options that were given, but for those that every packing has."""
+    context = click.get_current_context()
+    return {name: value for name, value in context.params.items() if name not in ("checkpoint_path", "output", "config_name")
+            and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
 
 
 def _table(assembled, file_bytes):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .device import open_device
-from .errors import CelosiaError, DeviceTimeout, ProgramError
+from .driver import CONTROL_RESET, Driver
+from .errors import CelosiaError, DeviceTimeout
 from .generation import continue_all, continue_one
 from .image import Image
 from .pages import PagePool
@@ -24,60 +24,20 @@ from .stats import Stats
 
 __all__ = ["Accelerator"]
 
-ID_MAGIC = 0x4F4C4543
-CONTROL_START, CONTROL_RESET, CONTROL_CLEAR = 1, 2, 4
-_QUIET_TRIES, _QUIET_CYCLES, _PAGE_CYCLES = 100, 10_000, 256
-STATUS_BUSY, STATUS_DONE, STATUS_ERROR, STATUS_DRAINING = 1, 2, 4, 8
+_PAGE_TRIES, _PAGE_CYCLES = 100, 256
 PAGE_BUSY, PAGE_REFUSED = 1, 2
 
 
-class Accelerator:
-    """One accelerator, simulated or real. Blocking; every wait has a limit.
+class Accelerator(Driver):
+    """One accelerator for decoders, simulated or real. Blocking; every wait has a limit.
 
     Raises ``CelosiaError`` when the device is not what its manifest says.
     """
 
     def __init__(self, device):
-        self._device = device
-        self._registers = {**device.manifest["registers"], **device.manifest["counters"]}
-        self._image = self._pool = self._default = self._cache = None
+        super().__init__(device)
+        self._pool = self._default = None
         self._n_lanes = 0
-        found = self._read("ID"), self._read("VERSION"), self._read("CONFIG")
-        manifest = device.manifest
-        wanted = (ID_MAGIC, manifest["isa_version"] | manifest["abi_version"] << 16, int(manifest["digest"], 16))
-        for what, is_, must in zip(("ID", "VERSION", "CONFIG"), found, wanted):
-            if is_ != must:
-                raise CelosiaError(f"Register {what} must read 0x{must:08x} as the manifest says, not 0x{is_:08x}: "
-                                   "the loaded hardware is another one")
-        self._write("CONTROL", CONTROL_RESET)
-        self._write("IRQ_ENABLE", 1)
-        self._await_quiet()
-        self.stats = Stats(manifest["clock_mhz"])
-
-    @classmethod
-    def open(cls, device="sim", **options):
-        """An accelerator on a device by name (``sim``, ``golden``); options go to the device, e.g. ``config="tiny"``."""
-        return cls(open_device(device, **options))
-
-    def close(self):
-        """Give the device back."""
-        self._device.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.close()
-
-    @property
-    def device(self):
-        """The device underneath."""
-        return self._device
-
-    @property
-    def image(self):
-        """The loaded image, or None."""
-        return self._image
 
     @property
     def position(self):
@@ -102,22 +62,10 @@ class Accelerator:
         """
         if not isinstance(image, Image):
             image = Image.open(Path(image))
-        manifest = self._device.manifest
-        image.check(config=manifest["config_name"], digest=manifest["digest"], isa_version=manifest["isa_version"])
+        image.need_kind("decoder")
+        self._check_image(image)
         self._forget_sequences()
-        self._image = None
-        self._device.release()
-        address, buffer = self._device.allocate(len(image.payload))
-        buffer[:] = image.payload
-        self._device.flush(address, len(buffer))
-        self._write64("MODEL_BASE", address)
-        self._write64("MODEL_SIZE", len(buffer))
-        cache_bytes = image.header["cache_bytes"]
-        self._cache = self._device.allocate(cache_bytes)
-        self._write64("CACHE_BASE", self._cache[0])
-        self._write64("CACHE_SIZE", cache_bytes)
-        self._image = image
-        self._write("WATCHDOG_CYCLES", 1_000_000)
+        self._open_windows(image)
         self.reset()
 
     def reset(self):
@@ -293,54 +241,22 @@ class Accelerator:
         Raises ``ProgramError`` when the accelerator stops it, ``DeviceTimeout`` when it does not finish.
         """
         self._set_up(program, tokens, places)
-        self._write("CONTROL", CONTROL_START)
-        self._device.wait(self._limit_cycles())
-        status = self._read("STATUS")
-        if status & STATUS_ERROR:
-            self._raise_error()
-        if not status & STATUS_DONE:
-            self._write("CONTROL", CONTROL_RESET)
-            self._await_quiet()
-            raise DeviceTimeout(f"Program {program!r} must end within {self._limit_cycles()} cycles; it was stopped")
-        self._write("CONTROL", CONTROL_CLEAR)
-        for name in self._device.manifest["counters"]:
-            self.stats.counters[name] = self.stats.counters.get(name, 0) + self._read64(name)
+        cycles = self._start(program)
         self._n_lanes = len(tokens)
-        return self._read64("CYCLES")
+        return cycles
 
     def _set_up(self, program, tokens, places):
-        programs = self._need_image().header["programs"]
-        if program not in programs:
-            raise ValueError(f"Program must be one of {', '.join(sorted(programs))}, not {program!r}")
-        self._await_quiet()
-        self._write64("PROGRAM_OFFSET", programs[program]["offset"])
-        self._write("PROGRAM_COUNT", programs[program]["count"])
+        self._set_up_program(program)
         self._write("N_TOKENS", len(tokens))
         for lane, (token, (slot, position)) in enumerate(zip(tokens, places, strict=True)):
             self._write(f"TOKEN{lane}", token)
             self._write(f"LANE{lane}", slot << 16 | position)
 
-    def _limit_cycles(self):
-        return 2_000_000 + 64 * len(self._image.payload)
-
-    def _raise_error(self):
-        names = {value: name for name, value in self._device.manifest["errors"].items()}
-        code = self._read("ERROR_CODE")
-        raise ProgramError(names.get(code, str(code)), self._read("ERROR_INDEX"))
-
-    def _await_quiet(self):
-        for _ in range(_QUIET_TRIES):
-            if not self._read("STATUS") & (STATUS_BUSY | STATUS_DRAINING):
-                return
-            self._device.wait(_QUIET_CYCLES)
-        raise DeviceTimeout(f"The accelerator must be quiet within {_QUIET_TRIES * _QUIET_CYCLES:,} cycles before a run; "
-                            "its memory does not answer")
-
     def _page(self, op, page=0, index=0, slot=0):
         """Tell the accelerator of a change of its page tables; CelosiaError where it does not do it."""
         self._await_quiet()
         self._write("PAGE", page | index << 12 | slot << 24 | self._device.manifest["page_ops"][op] << 28)
-        for _ in range(_QUIET_TRIES):
+        for _ in range(_PAGE_TRIES):
             status = self._read("PAGE_STATUS")
             if status & PAGE_REFUSED:
                 raise CelosiaError(f"The accelerator must {op} page {page} (entry {index} of sequence {slot}), and refused: its "
@@ -348,7 +264,7 @@ class Accelerator:
             if not status & PAGE_BUSY:
                 return
             self._device.wait(_PAGE_CYCLES)
-        raise DeviceTimeout(f"The page tables must be quiet within {_QUIET_TRIES * _PAGE_CYCLES:,} cycles")
+        raise DeviceTimeout(f"The page tables must be quiet within {_PAGE_TRIES * _PAGE_CYCLES:,} cycles")
 
     def _copy_page(self, source, target):
         cache, (address, buffer) = self._image.header["cache"], self._cache
@@ -399,23 +315,3 @@ class Accelerator:
             raise ValueError(f"The sequence must fit the context of {header['context']} positions, "
                              f"not {length} + {len(tokens)}")
         return tokens
-
-    def _need_image(self):
-        if self._image is None:
-            raise CelosiaError("A model must be loaded first: accel.load(image)")
-        return self._image
-
-    def _read(self, name):
-        return self._device.read32(self._registers[name])
-
-    def _write(self, name, value):
-        self._device.write32(self._registers[name], value)
-
-    def _read64(self, name):
-        offset = self._registers[name]
-        return self._device.read32(offset) | self._device.read32(offset + 4) << 32
-
-    def _write64(self, name, value):
-        offset = self._registers[name]
-        self._device.write32(offset, value & 0xFFFF_FFFF)
-        self._device.write32(offset + 4, value >> 32)

@@ -8,8 +8,10 @@ from importlib.metadata import entry_points, version
 import click
 
 from .accelerator import Accelerator
+from .classify import Classifier
 from .errors import CelosiaError
 from .evaluate import evaluate
+from .inputs import read_image
 from .logits import require_npy, writing
 from .opening import device_options, image_of
 from .sensors import PowerMeter
@@ -81,13 +83,22 @@ def _config_of(backend, config):
 @click.option("--logits", "logits_file", metavar="FILE.npy", type=click.Path(dir_okay=False),
               help="Write the logits of each step, float32 (steps, vocabulary): with --backend golden all of them (those of the "
               "exact rows where the head is a shortlist), with sim those of the candidates, -inf elsewhere.")
+@click.option("--image", "picture", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="Classify an image (.npy: its pixels; others need Pillow).")
+@click.option("--text", "sentence", help="Classify a text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperature, top_k, top_p, seed, chunk, speculate, kv, window,
-        sinks, memory, check, logits_file, as_json):
-    """Continue a text, token by token."""
+        sinks, memory, check, logits_file, picture, sentence, as_json):
+    """Continue a text, token by token; or classify an image or a text."""
     require_npy(logits_file)
     config = _config_of(backend, config)
     image = image_of(model, config, **_given(kv=kv, window=window, sinks=sinks))
+    if image.kind == "classifier":
+        _refuse_options(("model", "config", "backend", "seed", "memory", "picture", "sentence", "as_json"))
+        _classify(image, backend, device_options(backend, config, memory, seed), picture, sentence, as_json)
+        return
+    if picture is not None or sentence is not None:
+        raise click.UsageError(f"--image and --text are for classifiers, and {image.header['name']} continues a --prompt")
     tokenizer = tokenizer_of(image)
     prompt_tokens, shown_prompt = _prompt_tokens(tokenizer, image.header["vocab"], prompt, prompt_ids, chat)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -132,6 +143,41 @@ def run(model, config, backend, prompt, prompt_ids, chat, new_tokens, temperatur
         _summary(result, stats)
     if check and not result["identical_to_golden"]:
         raise click.ClickException("The accelerator must compute what the golden machine computes, and did not.")
+
+
+def _refuse_options(allowed):
+    """UsageError where an option was given that a classifier has not."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        if param.name not in allowed and context.get_parameter_source(param.name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"{param.opts[0]} is for models that continue a text; a classifier takes --image or --text")
+
+
+def _classify(image, backend, options, picture, sentence, as_json):
+    """Print what an image or a text is."""
+    source = image.header["input"]
+    wanted, given = ("--image", picture) if source["kind"] == "image" else ("--text", sentence)
+    if given is None or None not in (picture, sentence):
+        raise click.UsageError(f"{image.header['name']} classifies what {wanted} gives, and nothing else")
+    entry = read_image(picture, source) if picture is not None else sentence
+    with Classifier.open(backend, **options) as accel:
+        accel.load(image)
+        (result,) = accel.classify([entry])
+        cycles, clock_mhz = accel.cycles, accel.stats.clock_mhz
+    scores = result.scores.tolist()
+    if as_json:
+        click.echo(json.dumps({"label": result.label, "scores": scores, "labels": image.header["labels"], "cycles": cycles,
+                               "clock_mhz": clock_mhz, "backend": backend, "config": image.header["config"]}))
+        return
+    if isinstance(result.label, list):
+        click.echo(" ".join(result.label))
+    else:
+        click.echo(result.label + "\n")
+        for label, score in sorted(zip(image.header["labels"], scores), key=lambda pair: -pair[1]):
+            click.echo(f"{score:7.2%}  {label}")
+    if backend != "golden":
+        click.echo(f"\n{cycles:,} cycles, {cycles / clock_mhz:,.0f} microseconds at {clock_mhz:g} MHz "
+                   f"({'simulated' if backend == 'sim' else 'counted by the hardware'}, configuration {image.header['config']})")
 
 
 def _prompt_tokens(tokenizer, vocab_size, prompt, prompt_ids, chat):

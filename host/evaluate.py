@@ -89,6 +89,7 @@ def evaluate(image_name, ids_file, text_file, length, config, backend, logits_fi
     require_npy(logits_file)
     ids, dropped = (read_ids(ids_file), 0) if ids_file else (None, 0)
     image = image_of(image_name, config or "tiny")
+    image.need_kind("decoder")
     header, config = image.header, config or image.header["config"]
     if text_file:
         if length and length > header["context"]:

@@ -19,8 +19,9 @@ _PAGE_BYTES = 4096
 _DIGEST_BYTES = 32
 _START = struct.Struct("<8sII")
 _HEADER_BYTES = 16 << 20        # at most
-_NEEDED = ("isa_version", "config", "config_digest", "name", "vocab", "context", "tokenizer", "payload_bytes", "cache_bytes",
-           "cache", "programs")
+_NEEDED = ("isa_version", "config", "config_digest", "name", "tokenizer", "payload_bytes", "cache_bytes", "programs")
+_NEEDED_BY_KIND = {"decoder": ("vocab", "context", "cache"),
+                   "classifier": ("labels", "pooling", "input", "output", "seq_tokens", "segments")}
 
 
 class Image:
@@ -29,8 +30,9 @@ class Image:
     Members
     -------
     header : dict
-        What the image says of itself: ``name``, ``config``, ``config_digest``, ``isa_version``, ``context``, ``vocab``,
-        ``tokenizer``, ``cache_bytes``, ``cache`` (its pages and where they lie), ``programs`` ({name: {"offset", "count"}}), ...
+        What the image says of itself: ``name``, ``config``, ``config_digest``, ``isa_version``, ``tokenizer``, ``cache_bytes``,
+        ``programs`` ({name: {"offset", "count"}}), ...; of a decoder ``context``, ``vocab`` and ``cache`` (its pages and where
+        they lie), of a classifier ``labels``, ``input`` and ``output``
     payload : numpy.ndarray
         uint8, the model window.
     digest : str
@@ -73,11 +75,31 @@ class Image:
         digest = hashlib.sha256(data[:-_DIGEST_BYTES])
         if digest.digest() != data[-_DIGEST_BYTES:]:
             raise ValueError(f"Digest of {name} must match its contents: the file is corrupted")
-        missing = [key for key in _NEEDED if key not in header]
+        kind = header.get("kind", "decoder")
+        if kind not in _NEEDED_BY_KIND:
+            raise ValueError(f"Kind of {name} must be {' or '.join(_NEEDED_BY_KIND)}, not {kind!r}")
+        missing = [key for key in _NEEDED + _NEEDED_BY_KIND[kind] if key not in header]
         if missing:
             raise ValueError(f"Header of {name} must have {', '.join(missing)}")
         payload = np.frombuffer(data, np.uint8, header["payload_bytes"], start)
         return cls(header, payload, digest.hexdigest(), bytes(data[end:-_DIGEST_BYTES]))
+
+    @property
+    def kind(self):
+        """``decoder`` or ``classifier``."""
+        return self.header.get("kind", "decoder")
+
+    def need_kind(self, kind):
+        """ValueError unless the image holds a model of this kind."""
+        if self.kind != kind:
+            raise ValueError(f"Model must be a {kind}, and {self.header['name']} is a {self.kind}")
+
+    def segment(self, name):
+        """Bytes of a segment of the model window, uint8; LookupError where there is none."""
+        for segment in self.header["segments"]:
+            if segment["name"] == name:
+                return self.payload[segment["offset"]:segment["offset"] + segment["bytes"]]
+        raise LookupError(f"Segment {name} must be in the image, and is not")
 
     def check(self, *, config, digest, isa_version):
         """ValueError unless the image was packed for this configuration and instruction set."""

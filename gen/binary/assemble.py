@@ -65,13 +65,13 @@ def assemble(model, accel, sequences=None):
         "name": model.name, "model": config.to_json(), "labels": list(config.labels), "pooling": config.pooling,
         "input": _input_header(batch, input_address, chunk_bytes),
         "output": {"offset": output, "rows": rows, "scale": model.head_scale.tolist(), "bias": model.head_bias.tolist()},
-        "seq_tokens": batch.seq_tokens, "tokenizer": {"kind": config_vocabulary(config), "bytes": len(model.words)},
+        "seq_tokens": batch.seq_tokens, "tokenizer": {"kind": _vocabulary(config), "bytes": len(model.words)},
         "payload_bytes": window.size, "cache_bytes": output + batch.n_chunks * rows * 4 * accel.token_lanes,
         "segments": window.listed, "programs": listed}
     return Assembled(header, bytes(window.payload), programs)
 
 
-def config_vocabulary(config):
+def _vocabulary(config):
     """Kind of the file that travels behind the payload."""
     return "none" if isinstance(config.input, ImageInput) else config.input.vocabulary
 

@@ -1,7 +1,7 @@
 """Exact folds: what floats say about an integer, in the integers that the machine compares and multiplies with.
 
     Threshold   [scale v + offset >= bound]  for every integer v          = (v >= level) ^ flip
-    Affine      round(scale v + offset), half up, for |v| < 2**26         = (v mult + bias) >> shift, as near as mult of 18 bits comes
+    Affine      round(scale v + offset), half up, for |v| < 2**26         = (v mult + bias) >> shift, as near as 18 bits come
     Tables      softmax(factor s)_j > bound, s = 2 c - D                  T[c] = round(2**27 e**(factor (2 c - D) - largest)),
                                                                           U[c] = (T[c] / bound) >> 8, both rounded down
 

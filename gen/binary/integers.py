@@ -61,8 +61,8 @@ class IntegerLayer:
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """``positions`` int64 (max_tokens, hidden) and ``tokens`` (vocabulary, hidden), of text, have X_FRAC_BITS fraction bits; of images
-    ``patch`` adds pixels to the residual. Logit n is ``head_scale[n]`` times the sum of row n plus ``head_bias[n]``."""
+    """``positions`` int64 (max_tokens, hidden) and, of text, ``tokens`` (vocabulary, hidden) have X_FRAC_BITS fraction bits; of
+    images ``patch`` adds pixels to the residual. Logit n is ``head_scale[n]`` times the sum of row n plus ``head_bias[n]``."""
     config: BinaryModelConfig
     positions: np.ndarray
     tokens: np.ndarray | None

@@ -1,7 +1,7 @@
 """Weights, parameters and rows to the bytes of the ports.
 
     weights (N, K) odd integers of p planes:  value = sum_q 2**q w_q, w_q = +-1;  bit = 1 is +1
-    beat = R rows x C columns; row r at bits r C ..        order: row group, column block, weight plane, least significant first
+    beat = R rows x C columns; row r at bits r C ..        order: row group, weight plane (least significant first), column block
     parameters: words of 64 bits      rows of X: int16 a lane      lines of ACT: byte columns, each a byte of every lane
 
 Byte i of a beat belongs to port i // port_bytes. Rows and columns of padding are ones in all planes.
@@ -26,15 +26,16 @@ def pack_matrix(weights, n_planes, config):     # (N, K) odd integers -> list of
     padded = np.full((-(-n_rows // r) * r, -(-n_columns // c) * c), most)
     padded[:n_rows, :n_columns] = weights
     digits = (padded + most >> 1).reshape(len(padded) // r, r, -1, c)
-    bits = (digits[None] >> np.arange(n_planes)[:, None, None, None, None] & 1).astype(np.uint8)    # plane, group, row, block, column
-    return split_ports(np.packbits(bits.transpose(1, 3, 0, 2, 4), axis=None, bitorder="little"), config)
+    planes = np.arange(n_planes)[:, None, None, None, None]
+    bits = (digits[None] >> planes & 1).astype(np.uint8)    # plane, group, row, block, column
+    return split_ports(np.packbits(bits.transpose(1, 0, 3, 2, 4), axis=None, bitorder="little"), config)
 
 
 def unpack_matrix(ports, n_planes, n_rows, n_columns, config):  # -> (N, K) int64
     """Inverse of :func:`pack_matrix`."""
     r, c = config.engine_rows, config.columns
     data = np.stack([np.asarray(port).reshape(-1, config.port_bytes) for port in ports], 1).reshape(-1)
-    bits = np.unpackbits(data, bitorder="little").reshape(-1, -(-n_columns // c), n_planes, r, c).transpose(2, 0, 3, 1, 4)
+    bits = np.unpackbits(data, bitorder="little").reshape(-1, n_planes, -(-n_columns // c), r, c).transpose(1, 0, 3, 2, 4)
     signs = 2 * bits.reshape(n_planes, -1, bits.shape[3] * c).astype(np.int64) - 1
     return (signs << np.arange(n_planes)[:, None, None]).sum(0)[:n_rows, :n_columns]
 

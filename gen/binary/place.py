@@ -28,6 +28,7 @@ HEAD_BITS = 8       # of the activations that the head takes
 _MAX_V_BLOCKS = 15
 _MAX_NORM_ROWS = 4096
 _MAX_HEADS = 255
+_MAX_INDEX = 255
 _MAX_BLOCKS = 255
 _MAX_GROUPS = 4095
 
@@ -75,12 +76,14 @@ class Layout:
         for what, size in (("hidden_size", c.hidden_size), ("intermediate_size", c.ffn_size)):
             need(self.blocks(size) <= _MAX_BLOCKS and size // a.engine_rows <= _MAX_GROUPS, what,
                  f"at most {min(_MAX_BLOCKS * a.columns, _MAX_GROUPS * a.engine_rows)}", size)
-        most = (1 << ROW_BITS - 1) - 1
         for what, columns, acts, planes in self._sums():
-            need(columns * (1 << acts - 1) * ((1 << planes) - 1) <= most, f"The largest sum of {what}", f"at most {most}",
-                 columns * (1 << acts - 1) * ((1 << planes) - 1))
+            most = 1 << ROW_BITS - planes - acts        # so that no sum is longer than ROW_BITS
+            need(self.blocks(columns) * a.columns <= most, f"Columns of {what}", f"at most {most}", columns)
+        need(c.head_dim <= _MAX_INDEX or c.attention != "softmax", "The size of a head", f"at most {_MAX_INDEX}", c.head_dim)
         need(self.n_tokens <= a.max_tokens, "Tokens of a run", f"at most {a.max_tokens}", self.n_tokens)
         need(self.n_sequences <= a.max_sequences, "Sequences of a run", f"at most {a.max_sequences}", self.n_sequences)
+        end = max(sum(self.map_rows(chunk)) for chunk in range(self.n_chunks))
+        need(end <= a.max_tokens, "Tokens of a map", f"at most {a.max_tokens}", end)
         need(self.v_blocks <= _MAX_V_BLOCKS, "Blocks of V", f"at most {_MAX_V_BLOCKS}", self.v_blocks)
         need(self.n_chunks * c.hidden_size <= a.x_words, "Rows of X", f"at most {a.x_words}", self.n_chunks * c.hidden_size)
         words = c.hidden_size // a.engine_rows * self.v_blocks
@@ -177,7 +180,7 @@ class Layout:
 
     @cached_property
     def stages(self):
-        """{stage: {name: (first word, array of words)}} of P, from -1 (patches) to n_layers (head), relative to the stage's base."""
+        """{stage: {name: (first word, words)}} of P, from -1 (patches) to n_layers (head), relative to the stage's base."""
         stages = {-1: {} if self.model.patch is None else {"patch": self.model.patch.after.words()}}
         for i, layer in enumerate(self.model.layers):
             stages[i] = {"entry": _norm_words(self.model.entries[i])} | {name: getattr(layer, name).after.words()
@@ -212,7 +215,7 @@ class Layout:
 
 
 def largest_layout(model, accel, n_sequences=None):
-    """The :class:`Layout` with room for the most sequences, or for ``n_sequences``; :class:`DoesNotFit` where not even the fewest fit."""
+    """The :class:`Layout` with room for the most sequences, or for ``n_sequences``. :class:`DoesNotFit` where none fits."""
     seq_tokens, lanes = _seq_tokens(model.config, accel), accel.token_lanes
     step = max(1, seq_tokens // lanes)
     wanted = accel.max_sequences if n_sequences is None else n_sequences

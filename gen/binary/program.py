@@ -28,8 +28,8 @@ _MAX_COUNT = 65535      # of a wait
 
 @dataclass(frozen=True)
 class Places:
-    """What a program finds in memory, by name: ``segments`` (Address each) of the model window, ``input`` (Address of chunk 0, chunks
-    one after the other) and ``output`` (offset) of the cache window."""
+    """What a program finds in memory: ``segments`` {name: Address} of the model window, ``input`` (Address of chunk 0, chunks one
+    after the other) and ``output`` (offset) of the cache window."""
     segments: dict
     input: object
     output: int
@@ -114,9 +114,9 @@ class _Schedule:
                    n_beats=n_bytes // self.accel.beat_bytes, d_base=d_base, target=target, cache=cache)
 
     def _matmul(self, label, *, rows, columns, a_base, a_bits, kind, post, n_const, **fields):
-        default = dict(addr=0, port_stride=0, out=0, w_planes=1, operand=Operand.PORTS, k_base=0, k_stride=0, into=Into.ACT, p_base=0,
-                       shift=0, lo=0, hi=0, d_base=0, d_first=0, line_rows=self.accel.columns, fill=1, v_blocks=0, chunk=0,
-                       first_row=0, causal=0, seq_log2=0, n_index=0)
+        default = dict(addr=0, port_stride=0, out=0, w_planes=1, operand=Operand.PORTS, k_base=0, k_stride=0, into=Into.ACT,
+                       p_base=0, shift=0, lo=0, hi=0, d_base=0, d_first=0, line_rows=self.accel.columns, fill=1, v_blocks=0,
+                       chunk=0, first_row=0, causal=0, seq_log2=0, n_index=0)
         self._emit(Opcode.MATMUL, label, **default | dict(
             n_row_groups=-(-rows // self.accel.engine_rows), n_col_blocks=self.layout.blocks(columns), a_base=a_base, a_bits=a_bits,
             kind=kind, post=post, n_const=n_const) | fields)
@@ -216,10 +216,12 @@ class _Schedule:
         return self._made.pop((stage, chunk))[0]
 
     def _norm(self, stage, name, norm, chunk, line, a_bits):
-        second = {"shift2": norm.out.shift, "lo": norm.out.low, "hi": norm.out.high} if a_bits > 1 else {"shift2": 0, "lo": 0, "hi": 0}
+        second = {"shift2": norm.gain.shift, "lo": 0, "hi": 0}
+        if a_bits > 1:
+            second = {"shift2": norm.out.shift, "lo": norm.out.low, "hi": norm.out.high}
         self._emit(Opcode.NORM, f"stage{stage}.{name}: chunk {chunk}", x_base=self._x_base(chunk), n_rows=self.config.hidden_size,
-                   p_base=self.layout.p_base(stage, name), **norm.scalars, shift=norm.gain.shift, write_x=int(norm.replaces), to_act=1,
-                   a_bits=a_bits, d_base=line, **second)
+                   p_base=self.layout.p_base(stage, name), **norm.scalars, shift=norm.gain.shift, write_x=int(norm.replaces),
+                   to_act=1, a_bits=a_bits, d_base=line, **second)
 
     # A layer
 
@@ -227,7 +229,7 @@ class _Schedule:
         """Queries, keys and values of a chunk."""
         line, of, layout = self._entry(layer, chunk), self.model.layers[layer], self.layout
         act = line, self.config.act_bits, self._kind
-        for name, base in (("k", layout.key_line(chunk, 0)), ("v", 0), ("q", layout.query_line(chunk, 0))):
+        for name, base in (("k", layout.key_line(chunk, 0)), ("q", layout.query_line(chunk, 0)), ("v", 0)):
             into = {"into": Into.V, "v_blocks": layout.v_blocks, "chunk": chunk} if name == "v" else {
                 "line_rows": self.config.head_dim}
             self._weights(f"layer{layer}.{name}", getattr(of, name), *act, d_base=base,
@@ -246,8 +248,8 @@ class _Schedule:
         parked, of = self._parked, self.model.layers[layer]
         if parked:
             self._up(*parked)
-        self._weights(f"layer{layer}.o", of.o, self.layout.act["gathered"].base, self.config.act_bits, self._kind, d_base=self._x_base(chunk),
-                      **self._after(layer, "o", of.o.after, Post.RESIDUAL))
+        self._weights(f"layer{layer}.o", of.o, self.layout.act["gathered"].base, self.config.act_bits, self._kind,
+                      d_base=self._x_base(chunk), **self._after(layer, "o", of.o.after, Post.RESIDUAL))
         if parked:
             self._down(*parked)
         self._norm(layer, "middle", of.middle, chunk, self.layout.act["middle"].base, self.config.act_bits)
@@ -278,10 +280,11 @@ class _Schedule:
         block, column = divmod(head * dim, accel.columns)
         after = self._after(layer, "gather", self.model.layers[layer].gather, self._mode)
         after["p_base"] += head * dim
-        self._matmul(f"layer{layer}.values{head}: chunk {chunk}", rows=dim, columns=rows, a_base=layout.act["maps"].line(head), a_bits=1,
-                     kind=Kind.BITS, n_const=layout.blocks(rows) * accel.columns, operand=Operand.VALUES,
+        self._matmul(f"layer{layer}.values{head}: chunk {chunk}", rows=dim, columns=rows, a_base=layout.act["maps"].line(head),
+                     a_bits=1, kind=Kind.BITS, n_const=layout.blocks(rows) * accel.columns, operand=Operand.VALUES,
                      k_base=head * dim // accel.engine_rows * layout.v_blocks + first // accel.columns, v_blocks=layout.v_blocks,
-                     d_base=layout.act["gathered"].base + block * self.config.act_bits, d_first=column // 8, fill=int(last), **after)
+                     d_base=layout.act["gathered"].base + block * self.config.act_bits, d_first=column // 8, fill=int(last),
+                     **after)
 
     def _feed_forward(self):
         """That of the chunk that is parked."""
@@ -299,8 +302,8 @@ class _Schedule:
     def _down(self, layer, chunk):
         down = self.model.layers[layer].down
         kind = Kind.BITS if self.config.act_bits == 1 else Kind.INTS
-        self._weights(f"layer{layer}.down", down, self.layout.act["ffn"].base, self.config.act_bits, kind, d_base=self._x_base(chunk),
-                      **self._after(layer, "down", down.after, Post.RESIDUAL))
+        self._weights(f"layer{layer}.down", down, self.layout.act["ffn"].base, self.config.act_bits, kind,
+                      d_base=self._x_base(chunk), **self._after(layer, "down", down.after, Post.RESIDUAL))
 
     def _head(self, chunk):
         """Integer logits of a chunk to memory."""

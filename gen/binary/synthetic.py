@@ -1,11 +1,15 @@
 """Binary encoders with made-up weights: numbers of a size that neither saturates nor vanishes."""
 
+import json
+
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
 from celosia.gen.binary.checkpoint import shapes
 from celosia.gen.binary.model import BinaryModel, BinaryModelConfig, ImageInput, TextInput
 
-__all__ = ["random_config", "random_model"]
+__all__ = ["random_config", "random_model", "write_checkpoint"]
 
 
 def random_config(rng, **given):
@@ -23,7 +27,8 @@ def random_config(rng, **given):
         max_tokens = source.n_tokens
     return BinaryModelConfig(**{
         "hidden_size": head_dim * n_heads, "n_layers": rng.choice([1, 2, 3]), "n_heads": n_heads,
-        "ffn_size": rng.choice([8, 40, 64]), "act_bits": rng.choice([1, 8]), "attention": rng.choice(["sps", "softmax"]), "norm": rng.choice(["pre", "post"]),
+        "ffn_size": rng.choice([8, 40, 64]), "act_bits": rng.choice([1, 8]), "attention": rng.choice(["sps", "softmax"]),
+        "norm": rng.choice(["pre", "post"]),
         "norm_eps": 1e-5, "labels": tuple("abcde"[:rng.choice([1, 3, 5])]), "pooling": rng.choice(["mean", "first", "none"]),
         "max_tokens": max_tokens, "input": source} | given)
 
@@ -61,3 +66,26 @@ def _floats(rng, key, last, shape, columns, config):
     if last == "weight" and "norm" in key:
         return rng.uniform(0.5, 1.5, shape)
     return rng.normal(0, 0.3, shape) if last in ("bias", "beta") else rng.normal(0, 1, shape)
+
+
+def write_checkpoint(model, path):
+    """A folder that holds a :class:`BinaryModel`, as training writes it."""
+    c, tensors = model.config, {}
+    for key, value in model.tensors.items():
+        if shapes(c)[key][0] == "signs":
+            value = np.packbits(value > 0, axis=1, bitorder="little")
+        tensors[key] = torch.from_numpy(np.array(value))
+    image = isinstance(c.input, ImageInput)
+    source = {"kind": "image", "size": [c.input.height, c.input.width], "channels": c.input.channels, "patch": c.input.patch,
+              "maximum": c.input.maximum} if image else {
+        "kind": "text", "vocabulary": "words.txt" if c.input.vocabulary == "words" else "bytes", "lowercase": c.input.lowercase}
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({
+        "model_type": "celosia_binary_encoder", "hidden_size": c.hidden_size, "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads, "intermediate_size": c.ffn_size, "activation_bits": c.act_bits, "attention": c.attention,
+        "norm": c.norm, "layer_norm_eps": c.norm_eps, "num_labels": len(c.labels), "labels": list(c.labels), "pooling": c.pooling,
+        "max_tokens": c.max_tokens, "input": source}))
+    if not image and c.input.vocabulary == "words":
+        (path / "words.txt").write_bytes(model.words)
+    save_file(tensors, path / "model.safetensors")
+    return path

@@ -2,8 +2,8 @@
 
 A reader waits for the writers before it, a writer for readers and writers before it. Units run their own queue in order, and so do
 the engine and what is behind it; but a MATMUL may begin before the one before it has left its rows, so it waits for MATMULs that
-write the lines of ACT or words of V that it reads. X is taken whole: a NORM waits for the RESIDUALs before it, that it does not get
-in between.
+write the lines of ACT or words of V that it reads. X serves one unit at a time: a NORM waits for all RESIDUALs before it, that it
+does not stand in the way of their rows.
 """
 
 import numpy as np
@@ -49,8 +49,8 @@ def _matmul(accel, fields):
 
 
 def _norm(accel, fields):
-    n = fields["n_rows"]
-    writes = [("X", 0, accel.x_words)]
+    n, x = fields["n_rows"], fields["x_base"]
+    writes = [("X", x, x + n)]
     if fields["to_act"]:
         writes.append(("ACT", fields["d_base"], fields["d_base"] + -(-n // accel.columns) * fields["a_bits"]))
     return [("P", fields["p_base"], fields["p_base"] + 2 * n)], writes
@@ -81,6 +81,9 @@ class Tracker:
                 found = touched[memory][:, first:end].max(1, initial=0)
                 found[unit] = 0
                 needed = np.maximum(needed, found)
+        if opcode is Opcode.NORM:
+            matmul = UNITS.index(Opcode.MATMUL)
+            needed[matmul] = max(needed[matmul], self._wrote["X"][matmul].max())
         self._given[unit] += 1
         for touched, places in ((self._wrote, writes), (self._read, reads)):
             for memory, first, end in places:

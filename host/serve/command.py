@@ -35,6 +35,7 @@ def serve(model, config, backend, host, port, api_key, name, max_waiting, max_to
     if api_key == "":
         raise click.UsageError("--api-key must not be empty; leave it out for a server without a key")
     image = image_of(model, config)
+    image.need_kind("decoder")
     with Accelerator.open(backend, config=config) as accel:
         accel.load(image)
         tokenizer = tokenizer_of(image)

@@ -90,7 +90,7 @@ class ToInt(wiring.Component):
     Parameters
     ----------
     width : int
-        Bits of the integer, 2 to 24.
+        Bits of the integer, 2 to 27.
 
     Members
     -------
@@ -103,8 +103,8 @@ class ToInt(wiring.Component):
     LATENCY = 2
 
     def __init__(self, *, width=8):
-        if not isinstance(width, int) or not 2 <= width <= 24:
-            raise ValueError(f"The width of ToInt must be an integer in 2..24, not {width!r}")
+        if not isinstance(width, int) or not 2 <= width <= 27:
+            raise ValueError(f"The width of ToInt must be an integer in 2..27, not {width!r}")
         self._width = width
         super().__init__({"i": In(F32), "o": Out(signed(width)), "en": In(1)})
 

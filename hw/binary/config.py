@@ -80,7 +80,7 @@ class BinaryConfig:
              "token_lanes must be a power of two, 4 to 128", self.token_lanes)
         need(_power_of_two(self.engine_rows) and 2 <= self.engine_rows <= 16,
              "engine_rows must be a power of two, 2 to 16", self.engine_rows)
-        need(self.beat_bytes >= 8, "a beat (n_ports port_bytes) must have at least the 8 bytes of a parameter word", self.beat_bytes)
+        need(self.beat_bytes >= 8, "a beat (n_ports port_bytes) must hold a parameter word of 8 bytes", self.beat_bytes)
         need(8 <= self.columns <= 256, "a row of a beat (8 n_ports port_bytes / engine_rows bits) must have 8 to 256 columns",
              self.columns)
         need(self.token_lanes % self.beat_bytes == 0, "token_lanes must be a multiple of the bytes of a beat (n_ports port_bytes)",

@@ -10,16 +10,16 @@ from amaranth.lib import data, enum
 
 from ..isa import DESCRIPTOR_BYTES
 
-__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "NORM_SHIFTS", "ROW_BITS", "Opcode", "Target", "Operand", "Kind",
-           "Post", "Into", "SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam", "TableParam", "BODIES", "pack",
-           "unpack"]
+__all__ = ["BINARY_ISA_VERSION", "X_BITS", "X_FRAC_BITS", "NORM_FRAC_BITS", "NORM_SHIFTS", "ROW_BITS", "Opcode", "Target",
+           "Operand", "Kind", "Post", "Into", "SHIFTS", "Header", "End", "Load", "Matmul", "Norm", "AffineParam", "ThresholdParam",
+           "TableParam", "BODIES", "pack", "unpack"]
 
 BINARY_ISA_VERSION = 0x101      # 0x100: of the binary machine
 X_BITS, X_FRAC_BITS = 18, 10    # an element of the residual stream
 NORM_FRAC_BITS = 12             # of a normalised element, before gain and bias
 NORM_SHIFTS = range(12, 21)     # of the affine maps of NORM
 ROW_BITS = 27                   # of a sum that leaves the engine, signed
-SHIFTS = range(8, 37, 4)        # of an affine map
+SHIFTS = range(8, 37, 4)        # of MATMUL's affine map: eight, for each lane selects among them
 
 
 class Opcode(enum.Enum, shape=unsigned(8)):
@@ -99,8 +99,9 @@ class Matmul(data.Struct):
     """n_row_groups * R rows times activations of n_col_blocks * C columns.
 
     PORTS: port p reads n_row_groups * n_col_blocks * w_planes beats, contiguous, from ``addr + p * port_stride``, in the order row
-    group, column block, weight plane (least significant first). Activations: plane k of block b is line a_base + b * a_bits + k.
-    VALUES: block b of row group g is word k_base + g * v_blocks + b. KEYS and VALUES have one weight plane, KEYS one block.
+    group, weight plane (least significant first), column block. Activations: plane k of block b is line a_base + b * a_bits + k.
+    VALUES: block b of row group g is word k_base + g * v_blocks + b. KEYS and VALUES have one weight plane, KEYS one block
+    and one plane of activations.
     """
     addr: unsigned(40)  # bytes into the model window; with RAW and operands of the fabric unused
     port_stride: unsigned(32)  # bytes from port to port
@@ -123,8 +124,8 @@ class Matmul(data.Struct):
     hi: signed(8)
     d_base: unsigned(16)  # line of ACT, word of V, row of X
     d_first: unsigned(5)  # ACT: byte column of row 0 in line d_base, below line_rows / 8
-    line_rows: unsigned(9)  # ACT: rows of a line, from its byte 0 on, a multiple of 8, at most C; a complete line is filled with zeros
-    fill: unsigned(1)  # ACT: so is the line of the last row
+    line_rows: unsigned(9)  # ACT: rows of a line, from its byte 0 on, a multiple of 8, at most C; then zeros to its end
+    fill: unsigned(1)  # ACT: zeros behind the last row too, to the end of its line
     v_blocks: unsigned(4)  # words of V from row group to row group, read and written
     chunk: unsigned(8)  # number of the tokens' chunk
     first_row: unsigned(12)  # maps: token of row 0, counted through the run
@@ -137,27 +138,26 @@ class Matmul(data.Struct):
 class Norm(data.Struct):
     """Layer norm of a chunk: n_rows rows of X from x_base on, in place or/and into ACT."""
     x_base: unsigned(16)
-    n_rows: unsigned(13)  # D
-    p_base: unsigned(16)  # word of P: two a row: AffineParam of gain and bias; ThresholdParam or AffineParam of the activation
+    n_rows: unsigned(13)  # D: 1 .. 4096, into ACT a multiple of 8
+    p_base: unsigned(16)  # even; two words of P a row: AffineParam of gain and bias; Threshold- or AffineParam of the activation
     inv_d: unsigned(18)  # mean = (S1 * inv_d + 2**(mean_shift - 1)) >> mean_shift
-    mean_shift: unsigned(6)
+    mean_shift: unsigned(6)  # 17 .. 32
     eps: unsigned(48)  # added to D S2 - S1**2
     imm: unsigned(32)  # binary32 bits of D * 2**26
     center: unsigned(1)  # 0: mean 0 (RMS norm)
-    shift: unsigned(6)  # of gain and bias: one of SHIFTS
+    shift: unsigned(6)  # of gain and bias: one of NORM_SHIFTS
     write_x: unsigned(1)
     to_act: unsigned(1)
     a_bits: unsigned(4)  # 1: SIGN; 8: QUANT
-    shift2: unsigned(6)  # of QUANT: one of SHIFTS
-    lo: signed(8)
+    shift2: unsigned(6)  # of QUANT: one of NORM_SHIFTS
+    lo: signed(8)  # QUANT: least and largest
     hi: signed(8)
     d_base: unsigned(12)  # line of ACT
     reserved: unsigned(416 - 196)
 
 
 class AffineParam(data.Struct):
-    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``. The shift is one of SHIFTS: lanes select
-    among eight places, and mult keeps 14 bits or more."""
+    """(v * mult + bias) >> shift, rounded down; half a step for rounding is part of ``bias``."""
     mult: signed(18)
     bias: signed(46)
 

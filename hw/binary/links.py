@@ -3,9 +3,12 @@
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data
 
-from .isa import ROW_BITS, X_BITS, Kind, Operand
+from .isa import ROW_BITS, X_BITS, AffineParam, Kind, Matmul, Operand
 
-__all__ = ["EngineCommand", "RowWord", "ActWrite", "VWrite", "XRow", "LoadCommand", "Lengths"]
+__all__ = ["UNITS", "EngineCommand", "MatmulCommand", "RowWord", "ActWrite", "VWrite", "XRow", "XWrite", "ParamWrite", "ParamPair",
+           "LoadCommand", "Lengths"]
+
+UNITS = ("load", "matmul", "norm")
 
 
 class EngineCommand(data.Struct):
@@ -21,6 +24,13 @@ class EngineCommand(data.Struct):
     k_base: unsigned(12)
     k_stride: unsigned(8)
     v_blocks: unsigned(4)
+
+
+class MatmulCommand(data.StructLayout):
+    """A MATMUL and its descriptor index, for error reports."""
+    def __init__(self):
+        fields = {name: field.shape for name, field in data.Layout.cast(Matmul) if name != "reserved"}
+        super().__init__({"index": unsigned(16), **fields})
 
 
 class RowWord(data.StructLayout):
@@ -45,6 +55,24 @@ class XRow(data.StructLayout):
     """A row of X."""
     def __init__(self, token_lanes):
         super().__init__({"x": data.ArrayLayout(signed(X_BITS), token_lanes)})
+
+
+class XWrite(data.StructLayout):
+    """A row for X."""
+    def __init__(self, token_lanes):
+        super().__init__({"addr": unsigned(16), "row": XRow(token_lanes)})
+
+
+class ParamWrite(data.StructLayout):
+    """Words for P, from ``addr`` on, a multiple of ``n_words`` (a power of two)."""
+    def __init__(self, n_words):
+        super().__init__({"addr": unsigned(16), "words": data.ArrayLayout(unsigned(64), n_words)})
+
+
+class ParamPair(data.Struct):
+    """The two words of P of a row of NORM: gain and bias, and what makes an activation of the element."""
+    gain: AffineParam
+    act: unsigned(64)
 
 
 class LoadCommand(data.Struct):

@@ -25,8 +25,8 @@ _AHEAD = 8
 
 
 def used_bits(words):
-    """Bits of a descriptor of the instruction set ``words`` that mean something, from bit 0 on: the reserved ones at the end of every
-    body are not kept."""
+    """How many bits of a descriptor of the instruction set ``words`` mean something: the reserved ones at the end of every body are
+    not kept."""
     return words.Header.as_shape().size + max(dict(body.as_shape())["reserved"].offset for body in words.BODIES.values())
 
 

@@ -1,1 +1,1 @@
-"""What the binary machine must compute, in torch, with no gates."""
+"""The witness of the binary machine: integers in torch, whole tensors, no gates."""

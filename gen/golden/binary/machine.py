@@ -82,15 +82,16 @@ class Machine:
 
     def execute(self, index, opcode, fields):
         """Run one descriptor; ``index`` is named in errors."""
-        self._check_sizes(index, opcode, fields)
+        self.check_sizes(index, opcode, fields)
         if opcode is Opcode.LOAD:
             self._load(index, fields)
         elif opcode is Opcode.MATMUL:
-            self._matmul(index, fields)
+            self.take(index, fields, self.product(index, fields))
         else:
             self._norm(fields)
 
-    def _check_sizes(self, index, opcode, fields):
+    def check_sizes(self, index, opcode, fields):
+        """MachineError where a descriptor touches what is beyond a memory."""
         for what, end, size in _ends(self.config, opcode, fields):
             if end > size:
                 raise MachineError(Error.SIZE, index, f"{what} must end within {size}, not at {end}")
@@ -110,12 +111,16 @@ class Machine:
             bits = np.unpackbits(lines, axis=3, bitorder="little").transpose(0, 2, 1, 3)
             self.state.act[base:base + len(lines)] = torch.from_numpy(bits.reshape(-1, c.token_lanes, c.columns).copy())
 
-    def _matmul(self, index, fields):
+    def product(self, index, fields):
+        """What the engine makes of a MATMUL: rows (N, M) that :meth:`take` takes. Reads ACT, V and memory."""
         blocks, a_bits, lanes = fields["n_col_blocks"], fields["a_bits"], self.config.token_lanes
         lines = self.state.act[fields["a_base"]:fields["a_base"] + blocks * a_bits]
         act = lines.reshape(blocks, a_bits, lanes, -1).permute(1, 0, 3, 2).flatten(1, 2)
+        return matmul(self._matrix(index, fields), act, fields["kind"], fields["n_const"])
+
+    def take(self, index, fields, y):
+        """What becomes of the rows of a MATMUL."""
         try:
-            y = matmul(self._matrix(index, fields), act, fields["kind"], fields["n_const"])
             rows = post(fields, y, self.state)
         except ValueError as error:
             raise MachineError(Error.SIZE, index, str(error)) from None
@@ -142,8 +147,8 @@ class Machine:
         key = fields["addr"], fields["port_stride"], groups, blocks, planes
         if key not in self._weights:
             data = self._read_ports(self.model, *key[:2], groups * blocks * planes, index)
-            bits = np.unpackbits(data, axis=1, bitorder="little").reshape(groups, blocks, planes, c.engine_rows, c.columns)
-            matrix = bits.transpose(2, 0, 3, 1, 4).reshape(planes, groups * c.engine_rows, -1)
+            bits = np.unpackbits(data, axis=1, bitorder="little").reshape(groups, planes, blocks, c.engine_rows, c.columns)
+            matrix = bits.transpose(1, 0, 3, 2, 4).reshape(planes, groups * c.engine_rows, -1)
             self._weights[key] = torch.from_numpy(matrix.copy())
         return self._weights[key]
 

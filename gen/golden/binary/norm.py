@@ -9,9 +9,12 @@
 
 and of y a bit, (y >= level) ^ flip, or an integer, (y mult2 + bias2) >> shift2 between lo and hi. All shifts round down.
 
-Against (x - mean) / sqrt(variance + eps) in binary64, for elements of up to 31 standard deviations: n is within 0.51 units of its
-last place, |n| 2**-17.5 and what the mean is off (at most half a unit of x, and |mean| 2**-17) in standard deviations. So a row that
-varies by much more than a unit of x has n within 2**-12 and 2**-17.5 of its value (``tests/gen/test_binary_norm.py``).
+With s the standard deviation and m the mean of a row in binary64, s at least 2**-9 and nothing clamped, n is within
+
+    2**-13 + (2**-11 + |m| 2**-18) / s + |n| (s 2**-17 + 2**-21)
+
+of (x - m) / s: half a unit of n; the mean, rounded to a unit of x; r, rounded to an integer. Clamped is what is 32 or more standard
+deviations, or 128, away from the mean. ``tests/gen/test_binary_norm.py`` holds the bound.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """What becomes of the rows of a binary MATMUL: thresholds, affine maps, attention maps.
 
-A product comes as y, int64 (N, M): row n, an integer for each of the M lanes. Parameter words of P are int64, the 64 bits as a signed
-number. All shifts round down.
+A product comes as y, int64 (N, M): row n, an integer for each of the M lanes. Parameter words of P are int64, the 64 bits as a
+signed number. All shifts round down.
 
     SIGN       bit = (y >= level_n) ^ flip_n
     QUANT      min(max((y mult_n + bias_n) >> shift, lo), hi)
@@ -12,8 +12,8 @@ number. All shifts round down.
                cut_i = the least c of 0 .. D with U[c] > sum_i >> 8, D + 1 if there is none
     CUT        seen & ((y + D) / 2 >= cut_i)           cuts of the SUM before
 
-Lane i of a chunk is token chunk M + i of the run, row j is token first_row + j. A token sees another one that is valid and in the same
-sequence; with ``causal`` none that comes later.
+Lane i of a chunk is token chunk M + i of the run, row j is token first_row + j. A token sees another one that is valid and in the
+same sequence; with ``causal`` none that comes later.
 """
 
 from dataclasses import dataclass
@@ -140,16 +140,19 @@ def post(fields, y, state):
     elif mode == Post.SIGN:
         values = threshold(y, words)
     else:
-        seen = visible(n_rows, n_lanes, state.lengths, **{name: fields[name] for name in ("chunk", "first_row", "causal", "seq_log2")})
-        index = y + fields["n_index"] >> 1
+        seen = visible(n_rows, n_lanes, state.lengths, chunk=fields["chunk"], first_row=fields["first_row"],
+                       causal=fields["causal"], seq_log2=fields["seq_log2"])
         if mode == Post.MAP:
             values = seen & (threshold(y, state.p[p_base]) == 1)
-        elif mode == Post.CUT:
-            values = seen & (index >= state.cuts)
         else:
-            table = state.p[p_base:p_base + fields["n_index"] + 1]
-            state.cuts = cuts(sums(index, seen, table), table)
-            return None
+            d = fields["n_index"]
+            index, table = y + d >> 1, state.p[p_base:p_base + d + 1]
+            if (index < 0).any() or (index > d).any():
+                raise ValueError(f"(y + {d}) / 2 must be 0 .. {d}, not {int(index.min())} .. {int(index.max())}")
+            if mode == Post.SUM:
+                state.cuts = cuts(sums(index, seen, table), table)
+                return None
+            values = seen & (index >= state.cuts)
         values = values.to(torch.int64)
     if Into(fields["into"]) == Into.V:
         _keep_values(state.v, values, fields)

@@ -3,11 +3,12 @@
     check     one layer of the shape, a run of all sequences, against the golden machine: every logit
     run       all sequences of a run at their full length, with as many layers as are asked for
 
-With fewer layers than the shape has, the layers that are missing cost what the simulated ones cost on average: a run of L layers less
-a run of one layer, over L - 1. Every counter is extrapolated in that way.
+With fewer layers than the shape has, the layers that are missing cost what the simulated ones cost on average: a run of L layers
+less a run of one layer, over L - 1. Every counter is extrapolated in that way.
 
-An operation is counted as COBRA (arXiv 2504.16269) counts it: a multiply-add of one bit is two. Counted are the matrices of the layers
-and both products of attention, for the tokens that there are; not the head, the norms or what a map computes for other sequences.
+An operation is counted as COBRA (arXiv 2504.16269) counts it: a multiply-add of one bit is two. Counted are the matrices of the
+layers and both products of attention, for the tokens that there are; not the head, the norms or what a map computes for other
+sequences.
 """
 
 import time
@@ -38,7 +39,7 @@ def operations(model, n_tokens):
 
 
 def bench(config, shape, *, prompt_tokens=0, batch=1, layers=None, memory="kv260", check=True, progress=None):
-    """Measure ``shape`` (:class:`celosia.gen.binary.shapes.BinaryShape`) on binary configuration ``config``; a dict that JSON can hold.
+    """Measure a :class:`celosia.gen.binary.shapes.BinaryShape` on the binary configuration of a name; a dict that JSON can hold.
 
     Parameters
     ----------

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import click
 
+from celosia.gen.binary.shapes import BINARY_SHAPES
 from celosia.gen.model import HEADS
 from celosia.gen.shapes import SHAPES, shape_of
+from celosia.hw.binary.configs import BINARY_CONFIGS
 from celosia.hw.formats import KV_FORMATS
 
 from . import bench as benches
+from . import binary_bench
 from . import roofline as rooflines
 
 __all__ = ["bench", "roofline"]
@@ -20,12 +23,14 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 @click.command()
 @click.option("--config", default="kv260", show_default=True, help="Configuration of the accelerator.")
 @click.option("--shape", "shape_name", default="tiny", show_default=True, metavar="NAME|FILE",
-              help=f"Sizes of the model: {', '.join(SHAPES)}, or a JSON file with the fields of a model.")
+              help=f"Sizes of the model: {', '.join(SHAPES)}, or a JSON file with the fields of a model; "
+                   f"of a binary encoder: {', '.join(BINARY_SHAPES)}.")
 @click.option("--context", default=0, show_default=True, type=click.IntRange(min=0), help="Positions before the decoded tokens.")
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(min=1), help="Tokens to decode.")
 @click.option("--prompt-tokens", default=0, show_default=True, type=click.IntRange(min=0), help="Tokens to prefill.")
 @click.option("--sequences", default=1, show_default=True, type=click.IntRange(min=1),
               help="Sequences that decode together; decode_tokens_per_s is then the total.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Sequences of a run of a binary encoder.")
 @click.option("--speculate", default=0, type=click.IntRange(min=0), metavar="K",
               help="Verify drafts of up to K tokens along --text.")
 @click.option("--text", "text_file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
@@ -40,9 +45,15 @@ _MEASURED = Path(__file__).resolve().parents[1] / "docs" / "performance.json"
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare one layer with the golden machine first.")
 @click.option("--timeline", is_flag=True, help="Instead: when the descriptors of a prefill of two layers finish.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(config, shape_name, context, tokens, prompt_tokens, sequences, speculate, text_file, kv, window, sinks, layers, head,
-          memory, check, timeline, as_json):
+@click.pass_context
+def bench(context_of_click, config, shape_name, context, tokens, prompt_tokens, sequences, batch, speculate, text_file, kv, window,
+          sinks, layers, head, memory, check, timeline, as_json):
     """Cycle-accurate figures of a model shape with made-up weights, on the simulated accelerator."""
+    if config in BINARY_CONFIGS:
+        _bench_binary(context_of_click, config, shape_name, prompt_tokens, batch, layers, memory, check, as_json)
+        return
+    if batch > 1:
+        raise ValueError("Batch is for binary encoders; give --sequences with this configuration")
     if timeline:
         click.echo(benches.layer_timeline(config, shape_of(shape_name), context=context, memory=memory))
         return
@@ -54,6 +65,22 @@ def bench(config, shape_name, context, tokens, prompt_tokens, sequences, specula
     except AssertionError as error:
         raise click.ClickException(f"The accelerator is not exact: {error}") from error
     click.echo(json.dumps(result, indent=2) if as_json else benches.report(result))
+
+
+def _bench_binary(context, config, shape_name, prompt_tokens, batch, layers, memory, check, as_json):
+    known = {"config", "shape_name", "prompt_tokens", "batch", "layers", "memory", "check", "as_json"}
+    given = sorted(name for name in context.params if name not in known
+                   and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE)
+    if given:
+        raise ValueError(f"A binary encoder must be measured without {', '.join('--' + name.replace('_', '-') for name in given)}")
+    if shape_name not in BINARY_SHAPES:
+        raise ValueError(f"Shape must be one of {', '.join(BINARY_SHAPES)} with configuration {config}, not {shape_name!r}")
+    try:
+        result = binary_bench.bench(config, BINARY_SHAPES[shape_name], prompt_tokens=prompt_tokens, batch=batch, layers=layers,
+                                    memory=memory, check=check, progress=benches.say_to_stderr)
+    except AssertionError as error:
+        raise click.ClickException(f"The accelerator is not exact: {error}") from error
+    click.echo(json.dumps(result, indent=2) if as_json else binary_bench.report(result))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""BinaryPost against its golden functions: commands of all kinds back to back, with the memories around it, compared when each is done.
+"""BinaryPost against its golden functions: commands of all kinds back to back, with the memories around it, compared at their end.
 
 Parameters: those of the component, ``n_commands``.
 """

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image as Picture
-from random_binary import random_config, random_model, write_checkpoint
 
 from celosia.gen.binary import float_model
 from celosia.gen.binary.integers import fold
 from celosia.gen.binary.model import ImageInput, TextInput
+from celosia.gen.binary.synthetic import random_config, random_model, write_checkpoint
 from celosia.gen.commands import packer
 from celosia.gen.device import open_device
 from celosia.gen.golden.binary import model as golden

@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 from binary_run import Run
-from random_binary import random_config, random_model
 
 from celosia.gen.binary.place import DoesNotFit
+from celosia.gen.binary.synthetic import random_config, random_model
 from celosia.gen.golden.binary.machine import Machine
 from celosia.gen.verilog import accelerator
 from celosia.hw import regs

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from random_binary import random_config, random_model, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from celosia.gen.binary import float_model
 from celosia.gen.binary.checkpoint import CheckpointError, is_binary, load
 from celosia.gen.binary.integers import fold
 from celosia.gen.binary.model import BinaryModelConfig, ImageInput, TextInput
+from celosia.gen.binary.synthetic import random_config, random_model, write_checkpoint
 from celosia.gen.golden.binary import model as golden
 
 TEXT = TextInput(vocabulary="words", vocab_size=20)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from binary_run import Run
-from random_binary import random_config, random_model
 
 from celosia.gen.binary.assemble import assemble
 from celosia.gen.binary.integers import fold
 from celosia.gen.binary.model import BinaryModelConfig, ImageInput, TextInput
 from celosia.gen.binary.pack import pack_matrix, unpack_matrix
 from celosia.gen.binary.place import DoesNotFit
+from celosia.gen.binary.synthetic import random_config, random_model
 from celosia.gen.binary.waits import UNITS, accesses
 from celosia.gen.golden.binary import model as golden
 from celosia.gen.golden.binary.machine import MachineError

@@ -1,4 +1,4 @@
-"""Random binary encoders, small: numbers of a size that neither saturates nor vanishes."""
+"""Binary encoders with made-up weights: numbers of a size that neither saturates nor vanishes."""
 
 import json
 

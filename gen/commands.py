@@ -26,6 +26,7 @@ from .verilog import accelerator
 __all__ = ["commands", "configs", "pack", "packer", "verilog"]
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
+_SHORT = {"digits": "digits-w1a8", "docstrings": "docstrings-w1a8"}     # the most exact of several twins
 _config_option = click.option("--config", "config_name", default="tiny", show_default=True,
                               help="Configuration of the accelerator.")
 
@@ -39,9 +40,11 @@ def _config(name):
 def packer(model, config_name, context=None, **cache):
     """The bytes of an image of a shipped model (by name) or a checkpoint. ``cache``: sequences, kv, window, sinks,
     rebase of ``assemble``. ValueError, one sentence."""
-    path = _MODELS / model if re.fullmatch(r"[\w-]+", str(model)) and (_MODELS / model).is_dir() else Path(model)
+    shipped = sorted(file.parent.name for file in _MODELS.glob("*/config.json"))
+    name = _SHORT.get(str(model), str(model))
+    path = _MODELS / name if name in shipped else Path(model)
     if not path.exists():
-        shipped = ", ".join(sorted(p.name for p in _MODELS.iterdir())) if _MODELS.is_dir() else "(none)"
+        shipped = ", ".join(shipped) or "(none)"
         raise ValueError(f"Model must be a checkpoint or one of {shipped}, not {model!r}")
     if is_binary(path):
         return binary.encoded(path, config_of(config_name), context=context, **cache)

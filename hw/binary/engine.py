@@ -94,11 +94,11 @@ class BinaryEngine(wiring.Component):
 
         # s1: reads; s2: what was read.
         s1_tag, s2_tag = (Signal.like(beats.tag, name=name, reset_less=True) for name in ("s1_tag", "s2_tag"))
-        s1_beat, s2_beat = (Signal(len(self.i_weights.p), name=name, reset_less=True) for name in ("s1_beat", "s2_beat"))
+        s1_beat = Signal(len(self.i_weights.p), reset_less=True)
         adds = _delayed(m, "add", beats.tag.valid, _OPERANDS + lanes[0].add_lag)
         takes = _delayed(m, "take", beats.tag.last, take_lag + 1)
         pass_tags = _delayed(m, "pass", beats.tag.sums, take_lag + 1)
-        m.d.sync += [s1_tag.eq(beats.tag), s2_tag.eq(s1_tag), s1_beat.eq(self.i_weights.p), s2_beat.eq(s1_beat)]
+        m.d.sync += [s1_tag.eq(beats.tag), s2_tag.eq(s1_tag), s1_beat.eq(self.i_weights.p)]
         m.d.comb += [
             beats.i_command.p.eq(self.i_command.p), beats.i_command.valid.eq(self.i_command.valid),
             self.i_command.ready.eq(beats.i_command.ready),
@@ -107,9 +107,9 @@ class BinaryEngine(wiring.Component):
             values.i.p.eq(self.i_v.p), values.i.valid.eq(self.i_v.valid), self.i_v.ready.eq(values.i.ready),
             act.read_en.eq(s1_tag.act_en), act.read_line.eq(s1_tag.act_line),
             values.read_en.eq(s1_tag.v_en), values.read_word.eq(s1_tag.v_word),
-            operands.valid.eq(s2_tag.valid), operands.source.eq(s2_tag.source), operands.index.eq(s2_tag.index),
-            operands.load.eq(s2_tag.load),
-            operands.beat.eq(s2_beat), operands.line.eq(act.data), operands.word.eq(values.data),
+            operands.keep_en.eq(s1_tag.keep), operands.keep_index.eq(s1_tag.index), operands.beat.eq(s1_beat),
+            operands.source.eq(s2_tag.source), operands.index.eq(s2_tag.index), operands.load.eq(s2_tag.load),
+            operands.line.eq(act.data), operands.word.eq(values.data),
             self.count_busy.eq(beats.count_busy), self.count_wait_weights.eq(beats.count_wait_weights),
             self.count_wait_rows.eq(beats.count_wait_rows),
         ]

@@ -128,14 +128,22 @@ class BinaryBeats(wiring.Component):
             tag.valid.eq(fire), tag.last.eq(clear | (fire & last)),
             tag.act_en.eq(query | (fire & (~keys | (key == 0)))), tag.load.eq(query | (fire & ~keys)),
             tag.act_line.eq(Mux(keys & queried, command.k_base + key_line, command.a_base + line)),
-            tag.v_en.eq(fire & (command.operand == Operand.VALUES) & (bit == 1)),
+            tag.v_en.eq(fire & (command.operand == Operand.VALUES)), tag.keep.eq(fire & new),
             tag.v_word.eq(command.k_base + group_word + (block - 1)),
-            tag.source.eq(Mux(bit == 1, command.operand, Source.AGAIN)), tag.index.eq(Mux(keys, key, block[:self._blocks_log2])),
+            tag.index.eq(Mux(keys, key, block[:self._blocks_log2])),
             sums.first.eq(first), sums.final.eq(final & ~clear), sums.ends.eq(last_group),
             sums.exponent.eq(plane + bit + (command.kind == Kind.SIGNS) - 2),
             sums.negative.eq((command.kind == Kind.INTS) & last_bit), sums.with_ones.eq(command.kind != Kind.SIGNS),
             sums.n.eq(Mux(command.kind == Kind.INTS, command.n_const, -command.n_const)),
         ]
+
+        with m.Switch(command.operand):
+            with m.Case(Operand.PORTS):
+                m.d.comb += tag.source.eq(Source.PORTS)
+            with m.Case(Operand.KEYS):
+                m.d.comb += tag.source.eq(Mux(key[-1:], Source.HIGH_KEYS, Source.LOW_KEYS))
+            with m.Default():
+                m.d.comb += tag.source.eq(Source.VALUES)
 
         ready = commands.o.valid & (~new | self.weights_valid)
         m.d.sync += [

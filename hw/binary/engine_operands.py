@@ -1,13 +1,14 @@
 """Operands of a beat: R rows of C columns, and the activations of all lanes.
 
-    beat of the ports ───────────┐
-    word of V ───────────────────┤
-    beats of the pass, again ────┤ one ──reg──► rows ──┬──►
-    line of ACT ──► R lanes ─────┘                     └──► kept to be used again
-         └────────────────────────────reg──► activations
+    beat of the ports ──► beats of the pass ──┐
+    word of V ────────────────────────────────┤ one ──reg──► rows
+    line of ACT ──┬──► R lanes, of each half ─┘
+                  └────────────────────────────────reg──► activations
+
+A beat of the ports is kept, so that all planes of the activations can use it.
 """
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,16 +25,18 @@ class BinaryOperands(wiring.Component):
     token_lanes, engine_rows, columns : int
         As in the engine.
 
-    Members: ``beat``, ``line`` and ``word`` come together with ``valid``, ``source``, ``index`` and ``load``, which makes the line
-    the activations of this beat and the next ones; ``w`` and ``a`` a cycle later. A beat is used again two cycles later or more.
+    Members: ``keep_en`` writes ``beat`` at ``keep_index`` among those of the pass. From the next cycle on ``source`` and ``index``
+    may ask for it; ``line`` and ``word`` come together with these and with ``load``, which makes the line the activations of this
+    beat and the next ones. ``w`` and ``a`` follow a cycle later.
     """
 
     def __init__(self, *, token_lanes, engine_rows, columns):
         self._depth, width = pass_blocks(columns), engine_rows * columns
         self._groups = token_lanes // engine_rows
         super().__init__({
-            "valid": In(1), "source": In(Source), "index": In(range(max(self._depth, self._groups))), "load": In(1),
-            "beat": In(width), "line": In(token_lanes * columns), "word": In(width),
+            "keep_en": In(1), "keep_index": In(range(self._depth)), "beat": In(width),
+            "source": In(Source), "index": In(range(max(self._depth, self._groups))), "load": In(1),
+            "line": In(token_lanes * columns), "word": In(width),
             "w": Out(width), "a": Out(token_lanes * columns),
         })
 
@@ -41,22 +44,18 @@ class BinaryOperands(wiring.Component):
         m = Module()
         m.submodules.beats = beats = memory.Memory(
             shape=len(self.w), depth=self._depth, init=[], attrs={"ram_style": "distributed"})
-        write, again = beats.write_port(), beats.read_port(domain="comb")
-        keep, place = Signal(), Signal.like(write.addr, reset_less=True)
-        w, a = Signal.like(self.w, reset_less=True), Signal.like(self.a, reset_less=True)
+        write, read = beats.write_port(), beats.read_port(domain="comb")
         m.d.comb += [
-            again.addr.eq(self.index), write.en.eq(keep), write.addr.eq(place), write.data.eq(w), self.w.eq(w), self.a.eq(a),
-        ]
-        m.d.sync += [keep.eq(self.valid & (self.source != Source.AGAIN)), place.eq(self.index)]
-        with m.Switch(self.source):
-            with m.Case(Source.PORTS):
-                m.d.sync += w.eq(self.beat)
-            with m.Case(Source.KEYS):
-                m.d.sync += w.eq(self.line.word_select(self.index[:(self._groups - 1).bit_length()], len(w)))
-            with m.Case(Source.VALUES):
-                m.d.sync += w.eq(self.word)
-            with m.Default():
-                m.d.sync += w.eq(again.data)
+            write.en.eq(self.keep_en), write.addr.eq(self.keep_index), write.data.eq(self.beat), read.addr.eq(self.index)]
+
+        # Two LUTs a bit for eight groups of lanes, and one for the four sources.
+        half = max(1, self._groups // 2)
+        place = self.index[:(half - 1).bit_length()]
+        low, high = (self.line[first * len(self.w):][:half * len(self.w)] for first in (0, self._groups - half))
+        w, a = Signal.like(self.w, reset_less=True), Signal.like(self.a, reset_less=True)
+        sources = Array([low.word_select(place, len(w)), high.word_select(place, len(w)), read.data, self.word])
+        m.d.sync += w.eq(sources[self.source.as_value()])
         with m.If(self.load):
             m.d.sync += a.eq(self.line)
+        m.d.comb += [self.w.eq(w), self.a.eq(a)]
         return m

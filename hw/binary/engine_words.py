@@ -20,10 +20,10 @@ def pass_blocks(columns):
 
 class Source(enum.Enum, shape=unsigned(2)):
     """Where the rows of a beat come from."""
-    PORTS = 0
-    KEYS = 1
-    VALUES = 2
-    AGAIN = 3   # beats of the same pass for the plane of the activations before
+    LOW_KEYS = 0    # lanes of the lower half of a line
+    HIGH_KEYS = 1
+    PORTS = 2       # beats of the pass, new ones or kept
+    VALUES = 3
 
 
 class PassTag(data.Struct):
@@ -44,6 +44,7 @@ class BeatTag(data.StructLayout):
             "valid": 1,                                     # counts
             "act_en": 1, "act_line": range(act_lines), "load": 1,   # the line read becomes the activations
             "v_en": 1, "v_word": range(v_words),
+            "keep": 1,                                      # a new beat of the ports
             "source": Source, "index": index_bits,          # among the beats of the pass, or the rows of a line of keys
             "last": 1,                                      # of its pass
             "sums": PassTag})

@@ -61,20 +61,16 @@ class Agreements(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        agree = Signal.like(self.w)
-        m.d.comb += agree.eq(~(self.w ^ self.a.replicate(self._rows)))
         # The columns of a group are not neighbours, so that groups are added as whole vectors; one or two columns are left over.
         groups, rest = divmod(self._columns, _GROUP_COLUMNS)
-        columns = [[agree.word_select(row, self._columns)[part * groups:][:groups] for row in range(self._rows)]
-                   for part in range(_GROUP_COLUMNS)]
-        if rest:
-            last = [agree.word_select(row, self._columns)[-rest:] for row in range(self._rows)]
-            for part, of_rows in enumerate(columns):
-                columns[part] = [Cat(bits, last[row][part] if part < rest else Const(0, 1)) for row, bits in enumerate(of_rows)]
-        ones, twos = _full_add(m, *(_named(m, Cat(of_rows)) for of_rows in columns))
-        m.d.sync += self.ones.eq(ones)
-        n_twos = len(self.twos) // self._rows       # a column alone has none
-        m.d.sync += self.twos.eq(Cat(twos.word_select(row, groups + (rest > 0))[:n_twos] for row in range(self._rows)))
+        n_ones, n_twos = _first_counts(self._columns)
+        for row in range(self._rows):
+            agree = _named(m, ~(self.w.word_select(row, self._columns) ^ self.a))
+            parts = [agree[part * groups:][:groups] for part in range(_GROUP_COLUMNS)]
+            if rest:
+                parts = [Cat(bits, agree[part - rest] if part < rest else Const(0, 1)) for part, bits in enumerate(parts)]
+            ones, twos = _full_add(m, *parts)
+            m.d.sync += [self.ones.word_select(row, n_ones).eq(ones), self.twos.word_select(row, n_twos).eq(twos)]
         return m
 
 

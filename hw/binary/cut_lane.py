@@ -12,7 +12,7 @@ A bound is taken off the sum as the difference from the bound before, so that th
 The module has no constant of its own lane.
 """
 
-from amaranth.hdl import Cat, Module, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -61,7 +61,7 @@ class CutLane(wiring.Component):
         adds, weight = Signal(), Signal(32)
         total, found = Signal(signed(_SUM_BITS)), Signal()
         cut = Signal(index_bits(self._columns))
-        m.d.sync += [adds.eq(self.adds), weight.eq(read.data & adds.replicate(32))]
+        m.d.sync += [adds.eq(self.adds), weight.eq(Mux(adds, read.data, 0))]
         # The weight is 0 while bounds pass by, the drop while rows do.
         term = Cat(weight[:_BOUND_UNIT_BITS], weight[_BOUND_UNIT_BITS:] | control.drop[:24], control.drop[24:])
         m.d.sync += total.eq(total + term.as_signed())

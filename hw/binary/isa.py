@@ -120,7 +120,7 @@ class Matmul(data.Struct):
     into: Into
     p_base: unsigned(16)  # word of P: of row 0, or of the head
     shift: unsigned(6)  # of the affine map: one of SHIFTS
-    lo: signed(8)  # QUANT: least and largest
+    lo: signed(8)  # QUANT: least and largest; lo <= hi
     hi: signed(8)
     d_base: unsigned(16)  # line of ACT, word of V, row of X
     d_first: unsigned(5)  # ACT: byte column of row 0 in line d_base, below line_rows / 8

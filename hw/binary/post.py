@@ -60,9 +60,11 @@ class BinaryPost(wiring.Component):
     """
 
     def __init__(self, *, token_lanes, engine_rows, columns, port_bytes, max_sequences, softmax=True):
-        for name, value in (("engine_rows", engine_rows), ("columns", columns)):
-            if value < 1 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, not {value!r}")
+        for name, value in (("token_lanes", token_lanes), ("engine_rows", engine_rows), ("columns", columns)):
+            if value < 2 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two of at least 2, not {value!r}")
+        if port_bytes % 4 or 4 * token_lanes % port_bytes:
+            raise ValueError(f"port_bytes must be a multiple of 4 that divides 4 token_lanes, not {port_bytes!r}")
         self._lanes, self._rows, self._columns, self._port_bytes = token_lanes, engine_rows, columns, port_bytes
         self._sequences, self._softmax = max_sequences, softmax
         super().__init__({

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 from .isa import AffineParam, Matmul, Post, TableParam, ThresholdParam
 from .param_stream import ParamStream
 
-__all__ = ["PostControl", "RowParam"]
+__all__ = ["PostControl", "RowParam", "row_param"]
 
 
 class RowParam(data.Struct):
@@ -25,6 +25,20 @@ class RowParam(data.Struct):
     mult: signed(18)
     bias: signed(46)
     flip: 1
+
+
+def row_param(param, word, fields):
+    """Statements: what a parameter word says to a row of a command; a threshold is taken off, so that the sign is the bit."""
+    affine, bar = AffineParam(word), ThresholdParam(word)
+    mode = fields.post
+    is_affine = (mode == Post.QUANT) | (mode == Post.RESIDUAL)
+    is_bar = (mode == Post.SIGN) | (mode == Post.MAP)
+    is_table = (mode == Post.SUM) | (mode == Post.CUT)
+    return [
+        param.mult.eq(Mux(is_affine, affine.mult, 1)),
+        param.bias.eq(Mux(is_affine, affine.bias, Mux(is_bar, -bar.level, Mux(is_table, fields.n_index, 0)))),
+        param.flip.eq(is_bar & bar.flip),
+    ]
 
 
 class PostControl(wiring.Component):
@@ -66,7 +80,7 @@ class PostControl(wiring.Component):
         left = Signal(12 + self._rows_log2)
         begin, idle, in_table = Signal(), Signal(), Signal()
         m.d.comb += self.last.eq(left == 1)
-        m.d.comb += self._decode(word.p)
+        m.d.comb += row_param(self.param, word.p, f)
 
         per_row, has_word, adds = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -145,16 +159,3 @@ class PostControl(wiring.Component):
         with m.If(self.i_command.valid & self.i_command.ready):
             m.d.sync += [following.eq(new), following_index.eq(self.index), waiting.eq(1)]
         return m
-
-    def _decode(self, word):
-        """What a parameter word says to the rows of the command; a threshold is taken off, so that the sign is the comparison."""
-        affine, bar = AffineParam(word), ThresholdParam(word)
-        mode, param = self.fields.post, self.param
-        is_affine = (mode == Post.QUANT) | (mode == Post.RESIDUAL)
-        is_bar = (mode == Post.SIGN) | (mode == Post.MAP)
-        is_table = (mode == Post.SUM) | (mode == Post.CUT)
-        return [
-            param.mult.eq(Mux(is_affine, affine.mult, 1)),
-            param.bias.eq(Mux(is_affine, affine.bias, Mux(is_bar, -bar.level, Mux(is_table, self.fields.n_index, 0)))),
-            param.flip.eq(is_bar & bar.flip),
-        ]

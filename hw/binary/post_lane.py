@@ -7,8 +7,8 @@
                               +--> >> shift, 19 bits ----> lo .. hi ---+
                                                      +---> + x --> 18 bits ---> x_new
 
-A threshold is an affine map too: mult 1, bias -level; its bit is the sign. 19 bits are enough for a sum with x that is cut to 18.
-The module has no constant of its own lane.
+A threshold is an affine map too: mult 1, bias -level; its bit is the sign. What is beyond 19 bits makes a sum with x that is beyond
+18, whatever x is. The module has no constant of its own lane.
 
 | stage | register |
 |---:|---|
@@ -66,30 +66,33 @@ class PostLane(wiring.Component):
         total = Signal(signed(TOTAL_BITS), attrs={"use_dsp": "yes"})
         m.d.comb += total.eq(product + control.bias)
 
-        # The part of the total that the shift leaves, within 19 bits.
-        sign = self.total[-1]
-        wide = Cat(self.total, sign.replicate(SHIFTS[-1] + _PART_BITS - TOTAL_BITS))
+        # The part of the total that the shift leaves, and whether the total is beyond its 19 bits.
+        wide = Cat(self.total, self.total[-1].replicate(SHIFTS[-1] + _PART_BITS - TOTAL_BITS))
         places = [wide[shift:shift + _PART_BITS] for shift in SHIFTS]
         for select in control.place:
             places = [Mux(select, high, low) for low, high in zip(places[::2], places[1::2])]
         first_guard = SHIFTS.start + _PART_BITS - 1
-        guards = Cat((wide[at:at + SHIFTS.step] ^ sign.replicate(SHIFTS.step)).any()
+        guards = Cat((wide[at:at + SHIFTS.step] ^ self.total[-1].replicate(SHIFTS.step)).any()
                      for at in range(first_guard, first_guard + _GUARDS * SHIFTS.step, SHIFTS.step))
-        limit = Cat((~sign).replicate(_PART_BITS - 1), sign)
-
-        part, bit = Signal(signed(_PART_BITS), reset_less=True), Signal(reset_less=True)
-        total_x = Signal(signed(_PART_BITS + 1), reset_less=True)
-        byte, rest = part[:8].as_signed(), part[7:]
-        is_byte = (rest ^ part[-1].replicate(len(rest))) == 0
-        above, below = Mux(is_byte, byte > control.hi, ~part[-1]), Mux(is_byte, byte < control.lo, part[-1])
+        s4_part = Signal(signed(_PART_BITS), reset_less=True)
+        s4_over, s4_sign, s4_bit = (Signal(name=f"s4_{name}", reset_less=True) for name in ("over", "sign", "bit"))
         with m.If(self.en):
             m.d.sync += [
                 y.eq(self.y), product.eq(y * control.mult), self.total.eq(total),
-                part.eq(Mux((guards & control.guards).any(), limit, places[0])), bit.eq(self.bit),
-                total_x.eq(part + self.x),
-                self.value.eq(Mux(control.quant, Mux(above, control.hi, Mux(below, control.lo, byte)), bit)),
+                s4_part.eq(places[0]), s4_over.eq((guards & control.guards).any()), s4_sign.eq(self.total[-1]), s4_bit.eq(self.bit),
             ]
-        x_sign = total_x[-1]
-        too_large = total_x[X_BITS - 1:-1] != x_sign.replicate(2)
-        m.d.comb += self.x_new.eq(Mux(too_large, Cat((~x_sign).replicate(X_BITS - 1), x_sign), total_x[:X_BITS]))
+
+        byte, rest = s4_part[:8].as_signed(), s4_part[7:]
+        is_byte = ~s4_over & ((rest ^ s4_sign.replicate(len(rest))) == 0)
+        above, below = Mux(is_byte, byte > control.hi, ~s4_sign), Mux(is_byte, byte < control.lo, s4_sign)
+        s5_sum = Signal(signed(_PART_BITS + 1), reset_less=True)
+        s5_over, s5_sign = Signal(reset_less=True), Signal(reset_less=True)
+        with m.If(self.en):
+            m.d.sync += [
+                self.value.eq(Mux(control.quant, Mux(above, control.hi, Mux(below, control.lo, byte)), s4_bit)),
+                s5_sum.eq(s4_part + self.x), s5_over.eq(s4_over), s5_sign.eq(s4_sign),
+            ]
+        beyond = s5_over | (s5_sum[X_BITS - 1:-1] != s5_sum[-1].replicate(2))
+        negative = Mux(s5_over, s5_sign, s5_sum[-1])
+        m.d.comb += self.x_new.eq(Mux(beyond, Cat((~negative).replicate(X_BITS - 1), negative), s5_sum[:X_BITS]))
         return m

@@ -94,6 +94,8 @@ class _Schedule:
         for layer in range(self.config.n_layers):
             for first in range(0, n_chunks, size):
                 group = range(first, min(first + size, n_chunks))
+                if self._parked and self._parked[1] in group:   # its norm then has the products of the others to hide behind
+                    self._feed_forward()
                 for chunk in group:
                     self._qkv(layer, chunk)
                 for chunk in group:

@@ -8,7 +8,8 @@ For a layer, chunk c, with p the chunk before it, whose feed-forward is still to
 
 so that the engine has a matrix of one chunk while the norm of the other is taken, and a matrix whose activations the one before it
 makes is never next to it: the map of head h + 1 is issued before the values of head h. Parameters of a stage are loaded while the
-one before it is at work. ``docs/binary.md`` tells the order in full.
+one before it is at work. In a run of one group the last chunk is not parked from layer to layer. ``docs/binary.md`` tells the order
+in full.
 """
 
 from collections import deque
@@ -94,6 +95,8 @@ class _Schedule:
         for layer in range(self.config.n_layers):
             for first in range(0, n_chunks, size):
                 group = range(first, min(first + size, n_chunks))
+                if self._parked and self._parked[1] in group:   # its norm then has the products of the others to hide behind
+                    self._feed_forward()
                 for chunk in group:
                     self._qkv(layer, chunk)
                 for chunk in group:

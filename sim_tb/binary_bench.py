@@ -6,9 +6,8 @@
 With fewer layers than the shape has, the layers that are missing cost what the simulated ones cost on average: a run of L layers
 less a run of one layer, over L - 1. Every counter is extrapolated in that way.
 
-An operation is counted as COBRA (arXiv 2504.16269) counts it: a multiply-add of one bit is two. Counted are the matrices of the
-layers and both products of attention, for the tokens that there are; not the head, the norms or what a map computes for other
-sequences.
+A multiply-add of one bit is two operations. Counted are the matrices of the layers and both products of attention, for the tokens
+that there are; not the head, the norms or what a map computes for other sequences.
 """
 
 import time

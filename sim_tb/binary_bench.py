@@ -6,9 +6,8 @@
 With fewer layers than the shape has, the layers that are missing cost what the simulated ones cost on average: a run of L layers
 less a run of one layer, over L - 1. Every counter is extrapolated in that way.
 
-An operation is counted as COBRA (arXiv 2504.16269) counts it: a multiply-add of one bit is two. Counted are the matrices of the
-layers and both products of attention, for the tokens that there are; not the head, the norms or what a map computes for other
-sequences.
+A multiply-add of one bit is two operations. Counted are the matrices of the layers and both products of attention, for the tokens
+that there are; not the head, the norms or what a map computes for other sequences.
 """
 
 import time
@@ -18,6 +17,7 @@ import numpy as np
 
 from celosia.gen.binary.assemble import assemble
 from celosia.gen.binary.integers import fold
+from celosia.gen.binary.model import ImageInput
 from celosia.gen.binary.synthetic import random_model
 from celosia.gen.golden.binary.machine import Machine
 from celosia.host.driver import Driver
@@ -44,7 +44,7 @@ def bench(config, shape, *, prompt_tokens=0, batch=1, layers=None, memory="kv260
     Parameters
     ----------
     prompt_tokens : int
-        Tokens of every sequence; 0: as many as the shape takes.
+        Tokens of every sequence; 0: as many as the shape takes. Of images: their patches, or 0.
     batch : int
         Sequences of a run.
     layers : int or None
@@ -61,9 +61,13 @@ def bench(config, shape, *, prompt_tokens=0, batch=1, layers=None, memory="kv260
     layers = total if layers is None else layers
     if layers != total and not 2 <= layers < total:
         raise ValueError(f"Layers must be 2 to {total}, not {layers}")
-    n_tokens = prompt_tokens or model.max_tokens
-    if not 1 <= n_tokens <= model.max_tokens or batch < 1:
-        raise ValueError(f"prompt-tokens must be 1 to {model.max_tokens} and batch at least 1, not {n_tokens} and {batch}")
+    is_image = isinstance(model.input, ImageInput)
+    most = model.input.n_tokens if is_image else model.max_tokens
+    n_tokens = prompt_tokens or most
+    if is_image and n_tokens != most:
+        raise ValueError(f"prompt-tokens must be {most}, the patches of an image of shape {shape.name}, not {n_tokens}")
+    if not 1 <= n_tokens <= most or batch < 1:
+        raise ValueError(f"prompt-tokens must be 1 to {most} and batch at least 1, not {n_tokens} and {batch}")
     model = replace(model, max_tokens=n_tokens)
     if check:
         say(f"one layer of {shape.name} against the golden machine")

@@ -55,7 +55,8 @@ def test_operations_of_bert_base():
 @pytest.mark.parametrize("options, sentence", [
     (["--layers", "1"], "Layers must be 2 to 4, not 1"),
     (["--layers", "5"], "Layers must be 2 to 4, not 5"),
-    (["--prompt-tokens", "17"], "prompt-tokens must be 1 to 16 and batch at least 1, not 17 and 1"),
+    (["--prompt-tokens", "17"], "prompt-tokens must be 16, the patches of an image of shape digits, not 17"),
+    (["--shape", "bert-base", "--prompt-tokens", "513"], "prompt-tokens must be 1 to 512 and batch at least 1, not 513 and 1"),
     (["--context", "3", "--kv", "k8v4"], "A binary encoder must be measured without --context, --kv"),
     (["--shape", "bitnet-2b"], "Shape must be one of bert-base, deit-tiny, digits with configuration binary-tiny, not 'bitnet-2b'"),
     (["--memory", "fast"], "Memory preset must be one of "),

@@ -41,6 +41,8 @@ bench: $(STAMP)
 	.venv/bin/python -m celosia.sim_tb.performance --jobs $(JOBS) $(BENCH)
 	$(CELOSIA) resources --config tiny --write-docs
 	$(CELOSIA) resources --config kv260 --write-docs
+	$(CELOSIA) resources --config binary-tiny --write-docs
+	$(CELOSIA) resources --config binary-kv260 --write-docs
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

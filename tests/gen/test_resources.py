@@ -317,4 +317,5 @@ def test_engine_of_tiny(request):
 
 def test_unknown_configuration():
     result = CliRunner().invoke(command.resources, ["--config", "huge"])
-    assert result.exit_code == 1 and "Configuration must be one of tiny, duo, kv260, not 'huge'" in result.output
+    assert result.exit_code == 1
+    assert "Configuration must be one of tiny, duo, kv260, binary-tiny, binary-kv260, not 'huge'" in result.output

@@ -113,9 +113,15 @@ def test_collecting_keeps_a_docstring_whole_and_drops_what_two_labels_have(tmp_p
         ("files", "Eight seven six five four three two one."), ("processes", "One two three four five six seven eight.")]
 
 
-@pytest.mark.parametrize("task, least", [("digits", 0.9), ("docstrings", 0.6)])
-def test_a_linear_model_is_above_chance_by_far(splits, task, least):
-    assert baseline.right(splits[task], 3.0) > least
+def test_a_linear_model_is_above_chance_by_far(digits):
+    assert baseline.right(few(digits), 3.0) > 0.7
+
+
+def test_features_of_a_sentence_know_no_padding(docstrings):
+    found = baseline.features(docstrings.test, docstrings)
+    assert found.shape == (len(docstrings.test), len(docstrings.words)) and not found[:, data.PADDING].any()
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(found)))
+    assert ((found > 0).sum(1) <= docstrings.test.length).all()
 
 
 # The encoder.
@@ -332,7 +338,8 @@ LEAST = {"digits-w1a8": 0.97, "digits-w1a1": 0.92, "digits-w1a1-softmax": 0.92}
 def test_shipped_models_score_what_is_recorded(splits, name):
     record, part = recorded(name), splits[RECIPES[name].task].test
     assert judge.by_integers(MODELS / name, part) == pytest.approx(record["accuracy"]["integers"], abs=1e-4)
-    assert judge.by_reference(MODELS / name, part) == pytest.approx(record["accuracy"]["reference"], abs=1.5 / len(part))
+    if RECIPES[name].task == "digits":
+        assert judge.by_reference(MODELS / name, part) == pytest.approx(record["accuracy"]["reference"], abs=1.5 / len(part))
     assert record["accuracy"]["integers"] >= LEAST.get(name, 0)
 
 
